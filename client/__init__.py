@@ -1,0 +1,1 @@
+"""The site: agent, ledger, policy, data, trainer."""

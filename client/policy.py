@@ -1,0 +1,297 @@
+"""What a site admits: a function of plan, site file and ledger sums only, judged before a record is read.
+
+A plan is admitted with its whole horizon at once. Its share of the budget is what the federation's own share and the
+data set's budget still leave; one noise multiplier is computed for that share and never again. Nothing that a server
+sends can raise a limit: a second plan of a federation gets what the first one left.
+"""
+
+from dataclasses import dataclass
+from decimal import ROUND_CEILING, Decimal
+from typing import TYPE_CHECKING, Literal
+
+from privet.common.config import Plan, Site
+from privet.common.errors import Code, InputError, RefusedError
+from privet.common.privacy.events import TrainEvent
+
+if TYPE_CHECKING:
+    from privet.common.privacy.statement import Statement
+
+Unit = Literal["unit", "record"]
+Decision = Literal["approved", "pending", "refused"]
+
+MIN_EPSILON = 0.01  # a smaller share buys nothing but noise
+_MARGIN = 1e-12  # of a limit: keeps sums of shares under it whatever the rounding
+_FLOAT32_NORMAL = (2.0**-126, (2 - 2.0**-23) * 2.0**127)
+_SHOWN_LABELS = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Committed:
+    """What a ledger holds already: sums over approved plans, each with its whole share from approval on."""
+
+    epsilon: float  # over all approved plans of the data set
+    delta: float
+    federation_epsilon: float  # over those of the federation in question
+    federation_delta: float
+    unit: Unit | None  # the kind of unit that the data set's first event fixed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Admission:
+    """The judgement of one plan. `event` is one round; `epsilon` and `delta` are the share of the whole horizon."""
+
+    decision: Decision
+    code: Code
+    reason: str  # for the operator, never sent
+    horizon: int
+    event: TrainEvent | None = None  # None where the plan was refused
+    epsilon: float = 0.0
+    delta: float = 0.0
+
+
+def unit_kind(site: Site) -> Unit:
+    """Who counts as one: `record`, or `unit` where the site file names a column."""
+    return "record" if site.data.unit == "record" else "unit"
+
+
+def admit(plan: Plan, site: Site, committed: Committed) -> Admission:
+    """Judge `plan`: approved (by first use, and the invited one), pending (the operator decides) or refused."""
+    horizon = plan.training.horizon
+    try:
+        event, epsilon, delta = _judge(plan, site, committed)
+    except RefusedError as refusal:
+        return Admission(decision="refused", code=refusal.code, reason=str(refusal), horizon=horizon)
+    decision, code, reason = _who_decides(plan, site)
+    return Admission(
+        decision=decision, code=code, reason=reason, horizon=horizon, event=event, epsilon=epsilon, delta=delta
+    )
+
+
+def recheck(plan: Plan, admission: Admission, site: Site, committed: Committed) -> None:
+    """Hold an approved plan against the site file as it is now: the operator may have tightened it since.
+
+    The approved noise multiplier, sampling rate and batch stay as they were approved; nothing is recomputed.
+
+    Raises: RefusedError.
+    """
+    event, floor = admission.event, site.policy.min_noise_multiplier
+    if admission.decision != "approved" or event is None:
+        raise RefusedError(Code.UNKNOWN_PLAN, "the plan is not approved.", where=f"plan {plan.digest[:16]}")
+    _allow_plan(plan, site)
+    _allow_unit(event.unit, committed.unit)
+    _allow_unit(unit_kind(site), event.unit)
+    _allow_rate(event.sample_rate, site)
+    if event.noise_multiplier < floor:
+        raise RefusedError(
+            Code.REFUSED_POLICY,
+            f"Expected noise_multiplier >= policy.min_noise_multiplier = {floor:g}, approved was "
+            f"{event.noise_multiplier:g}.",
+            mend="lower the minimum, or let the plan be refused.",
+        )
+    allow_budget(plan.name, site, committed)
+
+
+def allow_budget(federation: str, site: Site, committed: Committed) -> None:
+    """Let pass sums within the federation's share and the data set's budget; no tolerance.
+
+    Raises: RefusedError.
+    """
+    membership, budget = site.federation.get(federation), site.budget
+    if membership is None:
+        raise _no_table(federation)
+    if committed.federation_epsilon > membership.epsilon or committed.federation_delta > membership.delta:
+        raise RefusedError(
+            Code.REFUSED_BUDGET,
+            f"Plans of federation {federation} would reserve "
+            f"{_pair(committed.federation_epsilon, committed.federation_delta)}, its share is "
+            f"{_pair(membership.epsilon, membership.delta)}.",
+            mend=f"raise federation.{federation}.epsilon and federation.{federation}.delta within the budget.",
+        )
+    if committed.epsilon > budget.epsilon or committed.delta > budget.delta:
+        raise RefusedError(
+            Code.REFUSED_BUDGET,
+            f"Plans would reserve {_pair(committed.epsilon, committed.delta)}, the data set's budget is "
+            f"{_pair(budget.epsilon, budget.delta)}.",
+            mend="nothing can be given back; raise the budget only if the data set may spend more over its life.",
+        )
+
+
+def describe(plan: Plan, admission: Admission, site: Site, update_bytes: int | None) -> list[str]:
+    """The plan in words: what it asks, what would leave, what it costs, how to approve it.
+
+    Text that came from the server is quoted and escaped, so that it cannot steer a terminal.
+    """
+    training, labels = plan.training, plan.task.labels
+    shown = ", ".join(repr(label) for label in labels[:_SHOWN_LABELS])
+    more = f" and {len(labels) - _SHOWN_LABELS} more" if len(labels) > _SHOWN_LABELS else ""
+    lines = [
+        f"Plan {plan.digest} of federation {plan.name}: {admission.decision}. {admission.reason}",
+        "It asks:",
+        f"  task: {plan.task.kind} into {len(labels)} labels: {shown}{more}",
+        f"  base model: {plan.model.base!r}, sha256 {plan.model.sha256[:16]}",
+        f"  texts cut at {plan.task.max_length} tokens",
+        f"  method: {plan.method.kind}, {training.optimizer} at learning rate {training.learning_rate:g}",
+        f"  {training.rounds} rounds and {training.spare_rounds} spare ones, {training.local_steps} local steps each",
+    ]
+    event = admission.event
+    if event is None:
+        return [*lines, "Nothing leaves: the plan is refused."]
+    membership = site.federation.get(plan.name)
+    weight = None if membership is None else membership.declared_weight
+    size = "its size is that of the plan's adapter" if update_bytes is None else f"{update_bytes:,} bytes"
+    return [
+        *lines,
+        f"  an expected batch of {event.expected_batch} units a step out of {site.budget.declared_units} declared "
+        f"ones, at most {event.max_records} records of one unit",
+        "What would leave, once a round and nothing else:",
+        f"  the update: float32 arrays, {size}; each {event.unit}'s part clipped to norm {event.max_grad_norm:g}, "
+        f"summed, and Gaussian noise of deviation {event.noise_multiplier * event.max_grad_norm:g} on each number, at "
+        "every step",
+        "  the privacy statement: the numbers below, no count and no metric of the data",
+        "  the declared weight: "
+        + ("none is declared" if weight is None else f"{weight:g}, as federation.{plan.name}.declared_weight says"),
+        "  a status code out of a fixed list; none depends on a record",
+        f"What it costs, for the whole horizon of {admission.horizon} rounds, from approval on and never given back:",
+        f"  {_pair(admission.epsilon, admission.delta)}, out of this data set's "
+        f"{_pair(site.budget.epsilon, site.budget.delta)}",
+        f"  noise multiplier {event.noise_multiplier:g}, sampling rate {event.sample_rate:g}",
+        *([] if admission.decision == "approved" else [f"To approve: privet approve SITE.toml {plan.digest}"]),
+    ]
+
+
+def statement_for(admission: Admission, site: Site) -> "Statement":
+    """The site's privacy statement for an admitted plan.
+
+    Raises: RefusedError where the plan was refused.
+    """
+    raise NotImplementedError
+
+
+def _judge(plan: Plan, site: Site, committed: Committed) -> tuple[TrainEvent, float, float]:
+    """One round's event, and the share (epsilon, delta) of the horizon."""
+    from privet.common.privacy.calibration import noise_multiplier
+
+    _allow_plan(plan, site)
+    _allow_unit(unit_kind(site), committed.unit)
+    training, batch = plan.training, _expected_batch(plan, site)
+    sample_rate = batch / site.budget.declared_units
+    _allow_rate(sample_rate, site)
+    epsilon, delta = _share(plan.name, site, committed)
+    try:
+        needed = noise_multiplier(
+            sample_rate=sample_rate, steps=training.horizon * training.local_steps, epsilon=epsilon, delta=delta
+        )
+    except InputError as error:
+        what = f"No noise keeps this horizon within {_pair(epsilon, delta)}: {error.what}"
+        raise RefusedError(Code.REFUSED_BUDGET, what, mend=error.mend) from None
+    sigma = _round_up(max(needed, site.policy.min_noise_multiplier))
+    deviation = sigma * training.max_grad_norm
+    if not _FLOAT32_NORMAL[0] <= deviation <= _FLOAT32_NORMAL[1]:
+        what = f"The noise's standard deviation {deviation:g} is not a normal 32-bit number."
+        raise RefusedError(Code.REFUSED_POLICY, what)
+    event = TrainEvent(
+        sample_rate=sample_rate,
+        noise_multiplier=sigma,
+        steps=training.local_steps,
+        max_grad_norm=training.max_grad_norm,
+        expected_batch=batch,
+        unit=unit_kind(site),
+        max_records=site.data.max_records,
+    )
+    return event, epsilon, delta
+
+
+def _who_decides(plan: Plan, site: Site) -> tuple[Decision, Code, str]:
+    invited = site.federation[plan.name].plan
+    if invited is not None and invited != plan.digest:
+        reason = f"The invitation named plan {invited[:16]}, this is {plan.digest[:16]}: compare before approving it."
+        return "pending", Code.PENDING, reason
+    if site.policy.approve == "first-use":
+        return "approved", Code.OK, 'Approved by first use: policy.approve = "first-use".'
+    return "pending", Code.PENDING, "It waits for the operator's approval."
+
+
+def _allow_plan(plan: Plan, site: Site) -> None:
+    """The rules that look at the plan alone."""
+    policy, name, horizon = site.policy, plan.name, plan.training.horizon
+    if name not in site.federation:
+        raise _no_table(name)
+    if "update" not in site.federation[name].release:
+        what, mend = f'federation.{name}.release does not hold "update".', "add it, if an update may leave."
+    elif plan.method.kind not in policy.methods:
+        allowed = ", ".join(policy.methods) or "none"
+        what, mend = f"Method {plan.method.kind} is not among policy.methods ({allowed}).", "add it there."
+    elif horizon > policy.max_rounds:
+        what = f"Expected rounds + spare_rounds <= policy.max_rounds = {policy.max_rounds}, got {horizon}."
+        mend = "ask for a shorter plan, or raise policy.max_rounds."
+    else:
+        return
+    raise RefusedError(Code.REFUSED_POLICY, what, mend=mend)
+
+
+def _no_table(name: str) -> RefusedError:
+    what, mend = f"The site file has no [federation.{name}] table.", "add one, if this site means to take part."
+    return RefusedError(Code.REFUSED_POLICY, what, mend=mend)
+
+
+def _allow_unit(kind: str, fixed: str | None) -> None:
+    if fixed is not None and kind != fixed:
+        raise RefusedError(
+            Code.REFUSED_POLICY,
+            f"The site file counts by {kind}, this data set's training by {fixed}; the guarantees do not add.",
+            mend=f"set data.unit back to {'the column of unit ids' if fixed == 'unit' else 'record'}.",
+        )
+
+
+def _allow_rate(sample_rate: float, site: Site) -> None:
+    limit = site.policy.max_sample_rate
+    if sample_rate > min(limit, 1.0):
+        raise RefusedError(
+            Code.REFUSED_POLICY,
+            f"Expected sampling rate <= policy.max_sample_rate = {limit:g}, got {sample_rate:g} (expected batch / "
+            f"{site.budget.declared_units} declared units).",
+            mend='ask for a plan with a smaller batch, or with expected_batch = "site".',
+        )
+
+
+def _expected_batch(plan: Plan, site: Site) -> int:
+    if plan.training.expected_batch != "site":
+        return plan.training.expected_batch
+    own = site.federation[plan.name].expected_batch
+    if own is None:
+        raise RefusedError(
+            Code.REFUSED_POLICY,
+            'The plan says expected_batch = "site", and the site file states none.',
+            mend=f"set federation.{plan.name}.expected_batch to a number of units.",
+        )
+    return own
+
+
+def _share(name: str, site: Site, committed: Committed) -> tuple[float, float]:
+    """All that the federation's share and the budget leave."""
+    membership, budget = site.federation[name], site.budget
+    epsilon = min(_left(membership.epsilon, committed.federation_epsilon), _left(budget.epsilon, committed.epsilon))
+    delta = min(_left(membership.delta, committed.federation_delta), _left(budget.delta, committed.delta))
+    if epsilon < MIN_EPSILON or delta <= 0:
+        raise RefusedError(
+            Code.REFUSED_BUDGET,
+            "Too little is left for another plan. Approved plans reserve "
+            f"{_pair(committed.federation_epsilon, committed.federation_delta)} of federation {name}'s share of "
+            f"{_pair(membership.epsilon, membership.delta)}, and {_pair(committed.epsilon, committed.delta)} of the "
+            f"data set's budget of {_pair(budget.epsilon, budget.delta)}.",
+            mend=f"raise federation.{name}.epsilon and federation.{name}.delta within budget.epsilon and budget.delta.",
+        )
+    return epsilon, delta
+
+
+def _pair(epsilon: float, delta: float) -> str:
+    return f"epsilon {epsilon:g}, delta {delta:g}"
+
+
+def _left(limit: float, committed: float) -> float:
+    return limit if committed == 0 else limit - committed - _MARGIN * limit
+
+
+def _round_up(sigma: float) -> float:
+    """Three decimals, never less than `sigma`."""
+    return float(Decimal(repr(float(sigma))).quantize(Decimal("0.001"), rounding=ROUND_CEILING))

@@ -1,0 +1,115 @@
+"""`privet check`, `server`, `client` and `simulate`."""
+
+import shlex
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import AsJson, FederationFile, Set, SiteFile
+
+
+def check(
+    site_file: SiteFile,
+    plan: Annotated[Path | None, typer.Option("--plan", metavar="FILE", help="A federation.toml or invite.toml.")] = None,
+    as_json: AsJson = False,
+    assignments: Set = None,
+) -> None:
+    """Look at a site's data, files and policy before anything connects. Trains nothing."""
+    from privet.client.check import check_site
+
+    from .output import emit
+
+    document, lines = check_site(site_file, plan, assignments or ())
+    emit(document, lines, as_json)
+
+
+def server(federation_file: FederationFile, as_json: AsJson = False, assignments: Set = None) -> None:
+    """Run a federation: wait for its sites, aggregate their updates, write the run folder."""
+    from privet.common.config import load_federation
+
+    federation = load_federation(federation_file, assignments or ())
+    _terminate_as_interrupt()
+    from privet.server.app import run_server
+    from privet.server.live import watch
+
+    with watch(f"privet server {federation.name}", as_json=as_json) as listener:
+        run_server(federation, federation_file, listener)
+    _leave()
+
+
+def client(site_file: SiteFile, as_json: AsJson = False, assignments: Set = None) -> None:
+    """Run a site's agent beside its data until the federation is over."""
+    from privet.common.config import load_site
+
+    site = load_site(site_file, assignments or ())
+    from privet.client.app import run_client
+    from privet.client.live import watch
+
+    with watch(site.name, as_json=as_json) as listener:
+        run_client(site, listener)
+    _leave()
+
+
+def simulate(
+    federation_file: FederationFile,
+    sites: Annotated[int, typer.Option("--sites", min=1, help="How many virtual sites.")],
+    data: Annotated[Path | None, typer.Option("--data", help="A CSV, TSV, JSON lines or Parquet file.")] = None,
+    partition: Annotated[
+        str | None, typer.Option("--partition", help="iid, dirichlet:ALPHA or column:NAME.", show_default="iid")
+    ] = None,
+    epsilon: Annotated[
+        str, typer.Option("--epsilon", help="Of each site; inf for none; several, by comma, are given out in turn.")
+    ] = "8",
+    as_json: AsJson = False,
+    assignments: Set = None,
+) -> None:
+    """Run a federation's plan over virtual sites in this process. No guarantee: for deciding, not for training."""
+    from privet.common.config import load_federation
+
+    given = list(assignments or ())
+    if data is not None:
+        given.append(f"simulation.data={_toml(str(data.resolve()))}")
+    if partition is not None:
+        given.append(f"simulation.partition={_toml(partition)}")
+    federation = load_federation(federation_file, given)
+    budgets = _budgets(epsilon)
+    _terminate_as_interrupt()
+    from privet.server.live import watch
+    from privet.simulations.run import simulate as run
+
+    command = "privet " + shlex.join(sys.argv[1:])
+    with watch(f"privet simulate {federation.name} (no guarantee)", as_json=as_json) as listener:
+        run(federation, sites=sites, epsilon=budgets, on_event=listener, runs=federation.server.runs, command=command)
+
+
+def _budgets(text: str) -> list[float]:
+    from privet.common.errors import ConfigError
+
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"got {text!r}.", where="--epsilon", mend="give numbers such as 8, inf or 8,4,1.") from None
+
+
+def _toml(text: str) -> str:
+    import json
+
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _terminate_as_interrupt() -> None:
+    """SIGTERM unwinds like Ctrl-C, so that connections and files are closed."""
+
+    def interrupt(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+
+
+def _leave() -> None:
+    from . import leave
+
+    leave(0)

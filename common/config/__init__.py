@@ -1,0 +1,22 @@
+"""The two files: federation.toml (`Plan` and the server's table) and site.toml (`Site`); and the invitation between."""
+
+from .files import load_federation, load_site, parse_plan
+from .invite import Invite, load_invite
+from .plan import Federation, Plan, PublicData, ServerSpec, SimulationSpec
+from .site import MembershipSpec, PolicySpec, Site
+
+__all__ = [
+    "Federation",
+    "Invite",
+    "MembershipSpec",
+    "Plan",
+    "PolicySpec",
+    "PublicData",
+    "ServerSpec",
+    "SimulationSpec",
+    "Site",
+    "load_federation",
+    "load_invite",
+    "load_site",
+    "parse_plan",
+]

@@ -1,0 +1,184 @@
+"""The plan: what a federation asks of its sites. Public to all of them, named by its digest."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
+Strings = Annotated[tuple[str, ...], Field(strict=False)]
+Integers = Annotated[tuple[int, ...], Field(strict=False)]
+
+
+class Table(BaseModel):
+    """One table of a file: frozen, no key beyond the named ones, no silent conversion."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class TaskSpec(Table):
+    """What is learned. The labels stand in the plan: no site's data decides them."""
+
+    kind: Literal["classification"] = "classification"
+    labels: Annotated[tuple[Annotated[str, Field(min_length=1, max_length=200)], ...], Field(strict=False)]
+    max_length: Annotated[int, Field(ge=8, le=512)] = 128
+    buckets: Integers = ()  # padded lengths, ascending, the last is max_length
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_buckets(cls, raw: Any) -> Any:
+        if isinstance(raw, dict) and not raw.get("buckets") and isinstance(raw.get("max_length", 128), int):
+            longest = raw.get("max_length", 128)
+            raw = raw | {"buckets": [n for n in (16, 32, 64, 128, 256) if n < longest] + [longest]}
+        return raw
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if len(self.labels) < 2:
+            raise ValueError("Expected at least two labels: one class needs no model.")
+        if len(self.labels) > 10_000:
+            raise ValueError("Expected at most 10,000 labels.")
+        if len(set(self.labels)) != len(self.labels):
+            raise ValueError("Expected distinct labels.")
+        if list(self.buckets) != sorted(set(self.buckets)) or self.buckets[0] < 8 or self.buckets[-1] != self.max_length:
+            raise ValueError(f"Expected ascending lengths of at least 8, the last {self.max_length} (max_length).")
+        return self
+
+
+class ModelSpec(Table):
+    """The frozen base and how a text becomes one vector."""
+
+    base: Annotated[str, Field(min_length=1, max_length=500)]  # hub id, folder, or package:NAME
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    pooling: Literal["mean", "cls"] = "mean"
+    feature_scale: Annotated[float, Field(gt=0, le=1000)] = 10.0  # of the L2-normalised mean vector
+
+
+class MethodSpec(Table):
+    """How updates become the next adapter."""
+
+    kind: Literal["head", "fedavg", "ffa"] = "head"
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0  # of the derived initial weights
+    server_learning_rate: Annotated[float, Field(gt=0, le=10)] = 1.0
+    server_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+class LoraSpec(Table):
+    """Hu et al. 2021: W + (alpha / rank) B A on the named projections."""
+
+    rank: Annotated[int, Field(ge=1, le=256)] = 8
+    alpha: Annotated[float, Field(gt=0, le=1024)] = 16.0
+    targets: Annotated[tuple[Literal["query", "key", "value"], ...], Field(strict=False, min_length=1)] = ("query", "value")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if len(set(self.targets)) != len(self.targets):
+            raise ValueError("Expected distinct targets.")
+        return self
+
+
+class TrainingSpec(Table):
+    """The horizon and one round of local DP-SGD. No epsilon here: that is the site's."""
+
+    rounds: Annotated[int, Field(ge=1, le=10_000)]
+    spare_rounds: Annotated[int, Field(ge=0, le=1_000)] = 0
+    local_steps: Annotated[int, Field(ge=1, le=10_000)] = 5
+    expected_batch: Annotated[int, Field(ge=1, le=1_000_000)] | Literal["site"]  # B, in units
+    optimizer: Literal["sgd", "adamw"] = "adamw"
+    learning_rate: Annotated[float, Field(ge=1e-8, le=100)]
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
+    max_grad_norm: Annotated[float, Field(ge=1e-3, le=1e3)] = 1.0  # C
+
+    @property
+    def horizon(self) -> int:
+        """Rounds that a site reserves: planned and spare."""
+        return self.rounds + self.spare_rounds
+
+
+class CohortSpec(Table):
+    """Who takes part in a round, and how their updates are weighed."""
+
+    min_sites: Annotated[int, Field(ge=1, le=100_000)] = 2
+    fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
+    timeout: Annotated[float, Field(gt=0, le=7 * 86_400)] = 600.0  # seconds a round may take
+    weight: Literal["uniform", "declared", "noise"] = "noise"
+
+
+class Plan(Table):
+    """Everything both sides need; `digest` names it everywhere. It has no epsilon and no delta."""
+
+    format: Literal[1]
+    name: Name
+    task: TaskSpec
+    model: ModelSpec
+    method: MethodSpec = MethodSpec()
+    lora: LoraSpec = LoraSpec()
+    training: TrainingSpec
+    cohort: CohortSpec = CohortSpec()
+
+    def canonical(self) -> str:
+        """Canonical JSON, defaults written out: the one text that is hashed, sent and stored."""
+        return json.dumps(
+            self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+        )
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the canonical JSON, 64 hex digits."""
+        return hashlib.sha256(self.canonical().encode()).hexdigest()
+
+
+class PublicData(Table):
+    """A labelled file that may be shown to anyone; the server judges each round on it."""
+
+    source: Path
+    encoding: str = "utf-8"
+    text: str = "text"
+    label: str = "label"
+    label_map: dict[str, str] = {}
+    limit: Annotated[int, Field(ge=1)] = 5000  # rows, the first ones
+
+
+class ServerSpec(Table):
+    """The server's own keys: not part of the plan. Paths are relative to federation.toml."""
+
+    address: str = "0.0.0.0:9092"  # bound here
+    certificate: Path = Path("keys/server.crt")
+    key: Path = Path("keys/server.key")
+    ca: Path = Path("keys/ca.crt")
+    sites: Path = Path("sites")  # one public file per enrolled site
+    state: Path = Path("state")
+    runs: Path = Path("runs")
+    wait: Annotated[float, Field(gt=0)] = 3600.0  # seconds to wait for min_sites before giving up
+    public: PublicData | None = None
+
+
+class SimulationSpec(Table):
+    """How `privet simulate` reads one file as many virtual sites. Not part of the plan."""
+
+    data: Path | None = None  # None: text that privet generates, where the plan's labels are those
+    encoding: str = "utf-8"
+    text: str = "text"
+    label: str = "label"
+    label_map: dict[str, str] = {}
+    unit: str = "record"  # a column, or "record"
+    max_records: Annotated[int, Field(ge=1, le=10_000)] = 4
+    split: str | None = None  # a column whose value "test" marks public rows; None: a fifth of the units
+    partition: str = "iid"
+    sample_rate: Annotated[float, Field(gt=0, le=1)] = 0.1  # where the plan says expected_batch = "site"
+    delta: Annotated[float, Field(gt=0, lt=0.01)] = 1e-5
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+
+
+class Federation(Plan):
+    """federation.toml: the plan, the server's table and the simulation's."""
+
+    server: ServerSpec = ServerSpec()
+    simulation: SimulationSpec = SimulationSpec()
+
+    @property
+    def plan(self) -> Plan:
+        """The plan alone, as sites see it."""
+        return Plan.model_validate(self.model_dump(exclude={"server", "simulation"}))

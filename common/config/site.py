@@ -1,0 +1,106 @@
+"""site.toml: data, budget, policy. Owned by the site, never sent, and never raised by anything received."""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from .plan import Name, Table
+
+Epsilon = Annotated[float, Field(gt=0, le=1000)]
+Delta = Annotated[float, Field(gt=0, lt=0.01)]
+
+
+class DataSpec(Table):
+    """Where the private text lies and who counts as one person."""
+
+    id: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]  # random, made by `privet init site`; names the ledger
+    source: Path
+    format: Literal["csv", "tsv", "jsonl", "parquet"] | None = None  # None: by the file's suffix
+    encoding: str = "utf-8"
+    text: Annotated[str, Field(min_length=1)]
+    label: Annotated[str, Field(min_length=1)]
+    unit: Annotated[str, Field(min_length=1)]  # a column, or the word "record"
+    max_records: Annotated[int, Field(ge=1, le=10_000)] = 4  # of one unit, in one step
+    label_map: dict[str, str] = {}
+    exclude: Path | None = None  # unit ids that are never trained on, one a line
+
+
+class BudgetSpec(Table):
+    """What this data set may spend over its life."""
+
+    epsilon: Epsilon
+    delta: Delta
+    declared_units: Annotated[int, Field(ge=1, le=10**9)]  # stated from public knowledge, never counted from the data
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.delta > 0.1 / self.declared_units:
+            raise ValueError(
+                f"Expected delta <= 0.1 / declared_units = {0.1 / self.declared_units:.3g}: a larger one would allow "
+                "whole records to be published."
+            )
+        return self
+
+
+class PolicySpec(Table):
+    """What the operator allows, whatever a plan asks."""
+
+    approve: Literal["ask", "first-use"] = "ask"  # first-use: for demonstrations and tests
+    min_noise_multiplier: Annotated[float, Field(gt=0, le=1000)] = 0.5
+    max_sample_rate: Annotated[float, Field(gt=0, le=1)] = 1.0
+    max_rounds: Annotated[int, Field(ge=1)] = 10_000  # of one plan's horizon
+    methods: Annotated[tuple[Literal["head", "fedavg", "ffa"], ...], Field(strict=False)] = ("head", "fedavg", "ffa")
+
+
+class ResourcesSpec(Table):
+    """What this machine gives."""
+
+    threads: Annotated[int, Field(ge=1, le=1024)] = 1
+    device: Literal["cpu", "cuda"] = "cpu"
+
+
+class MembershipSpec(Table):
+    """One federation this site takes part in. Its (epsilon, delta) is a share of the budget."""
+
+    address: Annotated[str, Field(pattern=r"^[^\s:/]+:\d{1,5}$|^\[[0-9a-fA-F:]+\]:\d{1,5}$")]
+    ca: Path
+    key: Path
+    epsilon: Epsilon
+    delta: Delta
+    plan: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None  # the digest the invitation named; others wait
+    release: Annotated[tuple[Literal["update"], ...], Field(strict=False)] = ("update",)
+    declared_weight: Annotated[float, Field(gt=0, le=1e9)] | None = None
+    expected_batch: Annotated[int, Field(ge=1)] | None = None  # where the plan says expected_batch = "site"
+    base: str | None = None  # where this site keeps the plan's base model; its digest is checked all the same
+
+
+class Site(Table):
+    """site.toml."""
+
+    format: Literal[1]
+    name: Name
+    data: DataSpec
+    budget: BudgetSpec
+    policy: PolicySpec = PolicySpec()
+    resources: ResourcesSpec = ResourcesSpec()
+    federation: Annotated[dict[Name, MembershipSpec], Field(min_length=1)]
+    stay: bool = False  # after a finished run, wait for the next plan
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if len(self.federation) > 1:
+            raise ValueError("Expected one [federation.NAME] table: this version serves one federation per site file.")
+        spent_epsilon = sum(m.epsilon for m in self.federation.values())
+        spent_delta = sum(m.delta for m in self.federation.values())
+        if spent_epsilon > self.budget.epsilon * (1 + 1e-12) or spent_delta > self.budget.delta * (1 + 1e-12):
+            raise ValueError(
+                f"The federations' shares (epsilon {spent_epsilon:g}, delta {spent_delta:g}) exceed the budget "
+                f"(epsilon {self.budget.epsilon:g}, delta {self.budget.delta:g})."
+            )
+        return self
+
+    @property
+    def membership(self) -> MembershipSpec:
+        """The one federation of this site file."""
+        return next(iter(self.federation.values()))

@@ -1,0 +1,225 @@
+"""Requests and replies, and their strict passage through Flower's RecordDict.
+
+On the wire a message is one RecordDict with at most two records: `privet`, a ConfigRecord with the single key `body`
+(canonical JSON of a known schema), and `arrays`, an ArrayRecord whose arrays are raw little-endian float32. Nothing is
+ever unpickled; an array's size is checked against its declared shape before it is read.
+
+The allowed fields of a reply are those of `Reply`, and nothing else leaves a site.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from pydantic import Field, ValidationError
+
+from .adapter import Arrays, Floats
+from .config.plan import Table
+from .errors import Code, WireError
+from .privacy.statement import Statement
+
+_STYPE = "privet.float32.le"
+_MAX_BODY = 4 << 20
+_MAX_ARRAYS = 4096
+_MAX_VALUES = 1 << 28  # 1 GiB of float32
+
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class _Body(Table):
+    """A body's common part."""
+
+
+class OfferBody(_Body):
+    """Here is the plan: will you take part?"""
+
+    kind: Literal["offer"] = "offer"
+    plan: Annotated[str, Field(max_length=_MAX_BODY)]  # canonical JSON
+    plan_digest: Digest
+    adapter_digest: Digest  # of the initial adapter that both sides derive
+
+
+class TrainBody(_Body):
+    """Train this round from these arrays."""
+
+    kind: Literal["train"] = "train"
+    plan_digest: Digest
+    round: Annotated[int, Field(ge=1, le=1_000_000)]
+
+
+class FinishBody(_Body):
+    """The federation is over."""
+
+    kind: Literal["finish"] = "finish"
+    plan_digest: Digest
+
+
+class ReplyBody(_Body):
+    """What a site says, beside the update's arrays."""
+
+    kind: Literal["reply"] = "reply"
+    code: Annotated[Code, Field(strict=False)]
+    plan_digest: Digest
+    round: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    statement: Statement | None = None
+
+
+RequestBody = OfferBody | TrainBody | FinishBody
+_BODIES: dict[str, type[OfferBody] | type[TrainBody] | type[FinishBody]] = {
+    "offer": OfferBody,
+    "train": TrainBody,
+    "finish": FinishBody,
+}
+
+
+def _canonical(body: _Body) -> str:
+    return json.dumps(body.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the server asks."""
+
+    body: RequestBody
+    arrays: Arrays = field(default_factory=dict)
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the whole content, arrays and all: what a request is known by, whatever carried it."""
+        return content_digest(_canonical(self.body), self.arrays)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a site answers: the only shape in which anything leaves."""
+
+    body: ReplyBody
+    arrays: Arrays = field(default_factory=dict)
+
+    @property
+    def code(self) -> Code:
+        return self.body.code
+
+
+def content_digest(body: str, arrays: Arrays) -> str:
+    """SHA-256 over the canonical body and the arrays' names, shapes and bytes; 64 hex digits."""
+    state = hashlib.sha256(len(body.encode()).to_bytes(8, "big") + body.encode())
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name], dtype="<f4")
+        header = json.dumps([name, list(array.shape)]).encode()
+        state.update(len(header).to_bytes(8, "big") + header)
+        state.update(array.tobytes())
+    return state.hexdigest()
+
+
+def to_record(message: Request | Reply) -> RecordDict:
+    """To Flower's record."""
+    record = RecordDict({"privet": ConfigRecord({"body": _canonical(message.body)})})
+    if message.arrays:
+        record["arrays"] = ArrayRecord(
+            {
+                name: Array(
+                    dtype="float32",
+                    shape=tuple(array.shape),
+                    stype=_STYPE,
+                    data=np.ascontiguousarray(array, dtype="<f4").tobytes(),
+                )
+                for name, array in sorted(message.arrays.items())
+            }
+        )
+    return record
+
+
+def parse_request(record: RecordDict) -> Request:
+    """From Flower's record, strictly.
+
+    Raises: WireError.
+    """
+    text, arrays = _split(record)
+    try:
+        kind = json.loads(text).get("kind")
+        body = _BODIES[kind].model_validate_json(text)
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
+        raise WireError("The request's body is not of a known schema.") from None
+    if arrays and not isinstance(body, TrainBody):
+        raise WireError("Arrays come with a training request only.")
+    return Request(body, arrays)
+
+
+def parse_reply(record: RecordDict) -> Reply:
+    """From Flower's record, strictly. Names and shapes of the arrays are checked against the plan by the strategy.
+
+    Raises: WireError.
+    """
+    text, arrays = _split(record)
+    try:
+        body = ReplyBody.model_validate_json(text)
+    except (ValidationError, ValueError, RecursionError):
+        raise WireError("The reply's body is not of the known schema.") from None
+    if arrays and body.code is not Code.OK:
+        raise WireError("Arrays come with the code ok only.")
+    return Reply(body, arrays)
+
+
+def _split(record: RecordDict) -> tuple[str, dict[str, Floats]]:
+    if not isinstance(record, RecordDict) or not set(record) <= {"privet", "arrays"}:
+        raise WireError("The message holds an unknown record.")
+    config = record.get("privet")
+    if type(config) is not ConfigRecord or set(config) != {"body"} or type(config["body"]) is not str:
+        raise WireError("The message has no body.")
+    text = config["body"]
+    if len(text) > _MAX_BODY:
+        raise WireError("The message's body is too long.")
+    carried = record.get("arrays")
+    if carried is None:
+        return text, {}
+    if type(carried) is not ArrayRecord or len(carried) > _MAX_ARRAYS:
+        raise WireError("The message's arrays are not an ArrayRecord of bounded length.")
+    return text, {name: _array(name, array) for name, array in carried.items()}
+
+
+def _array(name: str, array: Any) -> Floats:
+    if type(array) is not Array or type(name) is not str or len(name) > 300:
+        raise WireError("An array is not of Flower's plain kind.")
+    shape = tuple(array.shape)
+    if (
+        array.stype != _STYPE
+        or array.dtype != "float32"
+        or len(shape) > 8
+        or not all(type(n) is int and 0 < n <= _MAX_VALUES for n in shape)
+    ):
+        raise WireError("An array is not raw float32 of a sound shape.")
+    count = math.prod(shape)
+    if count > _MAX_VALUES or type(array.data) is not bytes or len(array.data) != 4 * count:
+        raise WireError("An array's bytes do not fill its shape.")
+    return np.frombuffer(array.data, dtype="<f4").reshape(shape).astype(np.float32)
+
+
+def pack(reply: Reply) -> bytes:
+    """A reply as bytes, for the ledger's store."""
+    from safetensors.numpy import save
+
+    arrays = {name: np.ascontiguousarray(array, dtype=np.float32) for name, array in reply.arrays.items()}
+    return save(arrays, metadata={"body": _canonical(reply.body)})
+
+
+def unpack(data: bytes) -> Reply:
+    """A stored reply.
+
+    Raises: WireError where the bytes are not what `pack` wrote.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        size = int.from_bytes(data[:8], "little")
+        body = json.loads(data[8 : 8 + size])["__metadata__"]["body"]
+        arrays: Mapping[str, Floats] = load(data)
+        return Reply(ReplyBody.model_validate_json(body), dict(arrays))
+    except (SafetensorError, ValidationError, ValueError, KeyError, TypeError):
+        raise WireError("A stored reply cannot be read.") from None

@@ -1,0 +1,48 @@
+"""Aggregation weights from what sites state or declare: never from a count of their data."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+_CAP = 4.0  # times the median: a site that understates its noise gains no more than this
+
+
+@dataclass(frozen=True)
+class Stated:
+    """What one site said of its own update."""
+
+    noise_multiplier: float  # σ
+    max_grad_norm: float  # C
+    expected_batch: float  # B
+    declared_weight: float | None = None
+
+
+def aggregation_weights(kind: str, sites: Sequence[Stated]) -> list[float]:
+    """One weight a site, summing to 1.
+
+    uniform: 1/n. declared: in proportion to what operators declared; a site that declared none counts as the median.
+    noise: inverse variance of the stated noise, (B / (σC))², capped at 4 times the median.
+    Raises: ValueError for another kind or no site.
+
+    >>> aggregation_weights("noise", [Stated(1.0, 1.0, 10.0), Stated(2.0, 1.0, 10.0)])
+    [0.8, 0.2]
+    """
+    if not sites:
+        raise ValueError("Expected at least one site.")
+    if kind == "uniform":
+        raw = np.ones(len(sites))
+    elif kind == "declared":
+        declared = [site.declared_weight for site in sites if site.declared_weight is not None]
+        middle = float(np.median(declared)) if declared else 1.0
+        raw = np.array([middle if site.declared_weight is None else site.declared_weight for site in sites])
+    elif kind == "noise":
+        deviations = np.array([site.noise_multiplier * site.max_grad_norm / site.expected_batch for site in sites])
+        if (deviations <= 0).any():  # a simulation without noise: nothing to weigh by
+            raw = np.ones(len(sites))
+        else:
+            raw = 1.0 / deviations**2
+            raw = np.minimum(raw, _CAP * np.median(raw))
+    else:
+        raise ValueError(f"Expected weight 'uniform', 'declared' or 'noise', got {kind!r}.")
+    return [float(value) for value in raw / raw.sum()]

@@ -1,0 +1,250 @@
+"""The one place that builds a classifier from a plan: base, LoRA, pooling, head.
+
+`pooling = "cls"` is the stock AutoModelForSequenceClassification. `"mean"` is mean-pooled, L2-normalised, scaled
+features under one linear layer (as sentence-transformers: Reimers & Gurevych 2019).
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .adapter import AdapterSpec, Arrays, Entry, Floats, Role
+from .base import base_digest, checked_base, resolve_base
+from .config import Plan
+from .errors import ModelError
+from .initial import initial_adapter
+
+__all__ = ["Classifier", "base_digest", "build_classifier", "checked_base", "load_tokenizer", "resolve_base"]
+
+_TARGETS = {
+    "bert": {"query": "query", "key": "key", "value": "value"},
+    "roberta": {"query": "query", "key": "key", "value": "value"},
+    "distilbert": {"query": "q_lin", "key": "k_lin", "value": "v_lin"},
+}
+_LAST_LAYER = {"bert": "classifier", "roberta": "classifier.out_proj", "distilbert": "classifier"}
+_NEW_MODULES = {"bert": [], "roberta": [], "distilbert": ["pre_classifier"]}  # besides the classifier
+# Dropout is off everywhere: it adds noise that buys no privacy, and one step must be a function of data and plan.
+_NO_DROPOUT = {
+    "bert": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "classifier_dropout": 0.0},
+    "roberta": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "classifier_dropout": 0.0},
+    "distilbert": {"dropout": 0.0, "attention_dropout": 0.0, "seq_classif_dropout": 0.0},
+}
+
+
+class Classifier(nn.Module):
+    """Texts' token ids to logits [N, L]; its adapter is every array that training may change."""
+
+    def __init__(self, plan: Plan, encoder: nn.Module, head: nn.Linear | None, new: frozenset[str], kind: str) -> None:
+        super().__init__()
+        self.plan, self.encoder, self.head = plan, encoder, head
+        self.model_type = kind
+        last = _LAST_LAYER[kind]
+        self._parameters_by_name: dict[str, nn.Parameter] = {}
+        entries = []
+        for full, parameter in self.named_parameters():
+            name = canonical_name(full)
+            if ".lora_A." in full:
+                role = Role.LORA_A
+            elif ".lora_B." in full:
+                role = Role.LORA_B
+            elif name in (f"{last}.weight", f"{last}.bias", "head.weight", "head.bias"):
+                role = Role.HEAD
+            elif name in new:
+                role = Role.NEW
+            else:
+                parameter.requires_grad_(False)
+                continue
+            if ".original_module." in full:
+                parameter.requires_grad_(False)
+                continue
+            entries.append(Entry(name, tuple(parameter.shape), role))
+            self._parameters_by_name[name] = parameter
+        self.spec = AdapterSpec(tuple(sorted(entries, key=lambda entry: entry.name)))
+
+    def parameter(self, name: str) -> nn.Parameter:
+        """The torch parameter behind an adapter's name."""
+        return self._parameters_by_name[name]
+
+    def read(self) -> dict[str, Floats]:
+        """The adapter as it stands (copies)."""
+        return {
+            name: parameter.detach().cpu().numpy().astype(np.float32)
+            for name, parameter in self._parameters_by_name.items()
+        }
+
+    def write(self, arrays: Arrays) -> None:
+        """Set the named arrays; others stay. Shapes are the caller's to have checked."""
+        with torch.no_grad():
+            for name, array in arrays.items():
+                parameter = self._parameters_by_name[name]
+                parameter.copy_(torch.from_numpy(np.array(array, dtype=np.float32)))
+
+    def features(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """What the last linear layer reads, [N, d]."""
+        if self.head is None:
+            return self._last_layer_input(input_ids, attention_mask)
+        hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        mask = attention_mask.unsqueeze(-1).to(hidden.dtype)
+        mean = (hidden * mask).sum(1) / mask.sum(1).clamp(min=1.0)
+        return nn.functional.normalize(mean, dim=-1) * self.plan.model.feature_scale
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Logits [N, L]."""
+        if self.head is None:
+            logits: Tensor = self.encoder(input_ids=input_ids, attention_mask=attention_mask).logits
+            return logits
+        out: Tensor = self.head(self.features(input_ids, attention_mask))
+        return out
+
+    def last_layer(self) -> nn.Linear:
+        """The linear layer that yields the logits."""
+        if self.head is not None:
+            return self.head
+        weight = self._parameters_by_name[f"{_LAST_LAYER[self.model_type]}.weight"]
+        return next(m for m in self.encoder.modules() if isinstance(m, nn.Linear) and m.weight is weight)
+
+    def _last_layer_input(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        caught: list[Tensor] = []
+        hook = self.last_layer().register_forward_pre_hook(lambda _module, inputs: caught.append(inputs[0]))
+        try:
+            self.encoder(input_ids=input_ids, attention_mask=attention_mask)
+        finally:
+            hook.remove()
+        return caught[0]
+
+
+def canonical_name(full: str) -> str:
+    """A parameter's name without PEFT's wrappers: stable across its versions.
+
+    >>> canonical_name("encoder.base_model.model.bert.encoder.layer.0.attention.self.query.lora_A.default.weight")
+    'bert.encoder.layer.0.attention.self.query.lora_A.weight'
+    >>> canonical_name("encoder.base_model.model.classifier.modules_to_save.default.weight")
+    'classifier.weight'
+    """
+    name = full.removeprefix("encoder.base_model.model.")
+    return name.replace(".modules_to_save.default", "").replace(".original_module", "").replace(".default.", ".")
+
+
+def model_type(folder: Path) -> str:
+    """The architecture, one of those that work here.
+
+    Raises: ModelError.
+    """
+    try:
+        kind = str(json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type"))
+    except (OSError, ValueError, AttributeError) as error:
+        raise ModelError(f"config.json cannot be read ({error}).", where=str(folder), mend="copy the model again.") from None
+    if kind not in _TARGETS:
+        raise ModelError(
+            f"a model of type {kind!r}.", where=str(folder), mend=f"use one of {', '.join(sorted(_TARGETS))}."
+        )
+    return kind
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The base's fast tokenizer, from local files only.
+
+    Raises: ModelError.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, use_fast=True)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"no usable tokenizer ({error}).", where=str(folder), mend="copy the model again.") from None
+
+
+def build_classifier(plan: Plan, folder: Path) -> Classifier:
+    """The classifier of `plan` on the base in `folder` (checked beforehand by `checked_base`), initial adapter set.
+
+    Raises: ModelError.
+    """
+    import transformers
+    from peft import LoraConfig, get_peft_model
+
+    kind = model_type(folder)
+    config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+    longest = config.max_position_embeddings - (2 if kind == "roberta" else 0)
+    if plan.task.max_length > longest:
+        raise ModelError(
+            f"max_length {plan.task.max_length} exceeds the base's {longest} positions.",
+            where="task.max_length",
+            mend=f"set at most {longest}.",
+        )
+    settings: dict[str, Any] = dict(local_files_only=True, dtype=torch.float32, use_safetensors=True, **_NO_DROPOUT[kind])
+    labels = plan.task.labels
+    with _quiet_loading():
+        if plan.model.pooling == "cls":
+            encoder, info = transformers.AutoModelForSequenceClassification.from_pretrained(
+                folder,
+                num_labels=len(labels),
+                id2label=dict(enumerate(labels)),
+                label2id={label: i for i, label in enumerate(labels)},
+                ignore_mismatched_sizes=True,  # a head for other labels is replaced
+                output_loading_info=True,
+                **settings,
+            )
+        else:
+            encoder, info = transformers.AutoModel.from_pretrained(folder, output_loading_info=True, **settings)
+    missing = {str(name) for name in info["missing_keys"]}
+    if plan.model.pooling == "mean":
+        missing = {name for name in missing if "pooler" not in name}  # unused here
+        if missing:
+            raise ModelError(f"the weights lack {sorted(missing)[0]}.", where=str(folder), mend="copy the model again.")
+    to_save = _modules_to_save(plan, kind, missing)
+    lora = LoraConfig(
+        r=plan.lora.rank,
+        lora_alpha=plan.lora.alpha,
+        target_modules=[_TARGETS[kind][target] for target in plan.lora.targets],
+        lora_dropout=0.0,
+        bias="none",
+        modules_to_save=to_save or None,
+        task_type="SEQ_CLS" if plan.model.pooling == "cls" else "FEATURE_EXTRACTION",
+    )
+    wrapped = get_peft_model(encoder, lora)
+    head = nn.Linear(int(config.hidden_size), len(labels)) if plan.model.pooling == "mean" else None
+    classifier = Classifier(plan, wrapped, head, frozenset(missing), kind)
+    classifier.write(initial_adapter(classifier.spec, plan.method.seed))
+    return classifier.train()
+
+
+def _modules_to_save(plan: Plan, kind: str, missing: set[str]) -> list[str]:
+    """Modules that the base's file does not hold: saved whole beside the LoRA factors.
+
+    Raises: ModelError where other weights are missing than a head's: such a base is broken.
+    """
+    if plan.model.pooling == "mean":
+        return []
+    allowed = ["classifier", *_NEW_MODULES[kind]]
+    if any(".pooler." in name for name in missing):
+        allowed.append("pooler")
+    for name in missing:
+        if not any(part in name.split(".") for part in allowed):
+            raise ModelError(f"the weights lack {name}.", where="model.base", mend="copy the model again.")
+    return allowed
+
+
+class _quiet_loading:
+    """Silence transformers' progress bars and notes about the new head, which is meant to be new."""
+
+    def __enter__(self) -> None:
+        from transformers.utils import logging
+
+        self._level = logging.get_verbosity()
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+
+    def __exit__(self, *_: object) -> None:
+        from transformers.utils import logging
+
+        logging.set_verbosity(self._level)
+
+
+def initial_arrays(classifier: Classifier) -> Mapping[str, Floats]:
+    """The adapter before the first round; its digest is in the first request."""
+    return initial_adapter(classifier.spec, classifier.plan.method.seed)

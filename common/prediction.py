@@ -1,0 +1,139 @@
+"""Labels for texts by a finished adapter: the folder that a run leaves behind, on the base that its plan names."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from . import adapter
+from .base import checked_base
+from .config import Plan, load_federation
+from .errors import ModelError, WireError
+from .model import Classifier, build_classifier, canonical_name, load_tokenizer
+
+__all__ = ["Predictor", "probabilities"]
+
+_TOKENS_PER_BATCH = 4096
+_TEXTS_PER_PASS = 4096  # tokenised together, so that a large file does not stand in memory as tokens
+
+
+class Predictor:
+    """A classifier that only reads."""
+
+    def __init__(self, classifier: Classifier, tokenizer: Any) -> None:
+        self.classifier = classifier.eval()
+        self._tokenizer = tokenizer
+
+    @classmethod
+    def load(cls, folder: Path, base: str | None = None) -> "Predictor":
+        """Read the adapter in `folder`; `base` (hub id, folder, package:NAME) stands for the plan's, with its digest.
+
+        Raises: ModelError (ConfigError for a damaged plan.toml).
+        """
+        plan = _plan(folder)
+        where = checked_base(base or plan.model.base, plan.model.sha256)
+        classifier = build_classifier(plan, where)
+        classifier.write(_arrays(folder, classifier))
+        return cls(classifier, load_tokenizer(where))
+
+    @property
+    def plan(self) -> Plan:
+        return self.classifier.plan
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return self.plan.task.labels
+
+    def predict(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Logits [N, L], row by row as `texts`; texts beyond the plan's max_length tokens are cut there."""
+        parts = [self._predict(texts[i : i + _TEXTS_PER_PASS]) for i in range(0, len(texts), _TEXTS_PER_PASS)]
+        return np.concatenate(parts) if parts else np.zeros((0, len(self.labels)), np.float32)
+
+    def _predict(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        limit = self.plan.task.max_length
+        rows = self._tokenizer(list(texts), truncation=True, max_length=limit, return_attention_mask=False)["input_ids"]
+        lengths = np.array([len(row) for row in rows])
+        order = np.argsort(lengths, kind="stable")  # neighbours of like length need little padding
+        logits = np.zeros((len(rows), len(self.labels)), np.float32)
+        start = 0
+        while start < len(order):
+            num = 1
+            while start + num < len(order) and (num + 1) * lengths[order[start + num]] <= _TOKENS_PER_BATCH:
+                num += 1
+            batch = order[start : start + num]
+            logits[batch] = self._forward([rows[i] for i in batch])
+            start += num
+        return logits
+
+    @torch.inference_mode()
+    def _forward(self, rows: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+        shape = (len(rows), max(len(row) for row in rows))
+        ids = torch.full(shape, int(self._tokenizer.pad_token_id or 0))
+        mask = torch.zeros(shape, dtype=torch.int64)
+        for i, row in enumerate(rows):
+            ids[i, : len(row)] = torch.tensor(row)
+            mask[i, : len(row)] = 1
+        logits: torch.Tensor = self.classifier(ids, mask)
+        return logits.numpy()
+
+
+def probabilities(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Softmax over the last axis of logits [N, L]."""
+    shifted = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
+    return np.asarray(shifted / shifted.sum(-1, keepdims=True))
+
+
+def _plan(folder: Path) -> Plan:
+    if not folder.is_dir():
+        raise ModelError("no such folder.", where=str(folder), mend="give a finished run's folder adapter/.")
+    for name in ("plan.toml", "adapter_model.safetensors"):
+        if not (folder / name).is_file():
+            raise ModelError(
+                f"not a privet adapter: it has no {name}.", where=str(folder), mend=_mend_folder(folder)
+            )
+    return load_federation(folder / "plan.toml").plan
+
+
+def _mend_folder(folder: Path) -> str:
+    inner = folder / "adapter"
+    return f"give {inner}." if (inner / "plan.toml").is_file() else "give a finished run's folder adapter/."
+
+
+def _arrays(folder: Path, classifier: Classifier) -> dict[str, adapter.Floats]:
+    """The adapter's arrays by canonical name, checked against the plan's layout."""
+    stored = adapter.load(folder / "adapter_model.safetensors")
+    named = {canonical_name("encoder." + name): array for name, array in stored.items()}
+    if classifier.head is not None:
+        _check_labels(folder / "head.safetensors", classifier.plan)
+        named |= {f"head.{name}": array for name, array in adapter.load(folder / "head.safetensors").items()}
+    # A module is saved whole: what it holds of the base's own frozen weights is the base's already.
+    arrays = {name: array for name, array in named.items() if name in classifier.spec.names}
+    try:
+        classifier.spec.check(arrays)
+    except WireError as error:
+        raise ModelError(
+            f"its weights are not those of its plan.toml. {error.what}", where=str(folder), mend="export the adapter again."
+        ) from None
+    return arrays
+
+
+def _check_labels(path: Path, plan: Plan) -> None:
+    """The head's rows are the plan's labels, in their order, and it reads features of the plan's scale."""
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise ModelError("no such file.", where=str(path), mend="export the adapter again.")
+    try:
+        with safe_open(path, framework="np") as file:
+            metadata = file.metadata() or {}
+        labels, scale = json.loads(metadata["labels"]), float(metadata["feature_scale"])
+    except (SafetensorError, OSError, KeyError, ValueError):
+        labels, scale = [], 0.0
+    if labels != list(plan.task.labels) or scale != plan.model.feature_scale:
+        raise ModelError(
+            "its labels or feature scale are not those of plan.toml.", where=str(path), mend="export the adapter again."
+        )

@@ -1,0 +1,101 @@
+"""The launch: builds the parts, runs the rounds, writes the run folder, tells the sites to finish."""
+
+import shlex
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from privet.common.base import checked_base
+from privet.common.config import Federation
+from privet.common.errors import ConfigError
+from privet.common.methods import method_for
+from privet.common.model import build_classifier, initial_arrays, load_tokenizer
+
+from .enrolment import load_certificates, load_sites
+from .evaluation import PublicEvaluator, load_public
+from .fleet import Fleet
+from .roster import Event, Listener
+from .run_folder import RunFolder
+from .strategy import PrivetStrategy
+
+
+def run_server(federation: Federation, file: Path, on_event: Listener) -> Path:
+    """Run the federation to its end; the run folder.
+
+    Raises: ConfigError, ModelError, DataError before anything listens; TransportError where the address is taken;
+    RunError where the quorum is not reached in time.
+    """
+    plan, server = federation.plan, federation.server
+    base = checked_base(plan.model.base, plan.model.sha256)
+    certificates = load_certificates(server)
+    allowed = load_sites(server.sites)
+    public = load_public(server.public, plan.task.labels) if server.public is not None else None
+    classifier = build_classifier(plan, base)
+    initial = initial_arrays(classifier)
+    method = method_for(plan)
+    frozen = method.frozen_features(classifier.spec)
+    evaluate = None
+    if public is not None:
+        evaluate = PublicEvaluator(plan, classifier, load_tokenizer(base), *public, frozen)
+
+    server.state.mkdir(parents=True, exist_ok=True)
+    fleet = Fleet(
+        address=server.address, certificates=certificates, database=server.state / "fleet.sqlite", allowed=allowed
+    )
+    folder = RunFolder.new(server.runs, plan)
+
+    def listen(event: Event) -> None:
+        folder.record({"time": round(time.time(), 3), **event})
+        on_event(event)
+
+    try:
+        fleet.start()
+        listen({"event": "listening", "address": server.address, "port": fleet.port, "sites": sorted(allowed.values())})
+        with fleet.run() as grid:
+            grid.on_reply = lambda message: on_event(
+                {"event": "reply", "site": fleet.name_of(message.metadata.src_node_id)}
+            )
+            strategy = PrivetStrategy(
+                plan,
+                classifier.spec,
+                initial,
+                name_of=fleet.name_of,
+                pause=_pause(fleet, server.sites, on_event),
+                wait=server.wait,
+                on_event=listen,
+                evaluate=evaluate,
+                keep=folder.keep,
+            )
+            strategy.start(grid)
+        folder.finish(
+            classifier,
+            base,
+            strategy.state.arrays,
+            statements=strategy.roster.statements,
+            history=strategy.history,
+            simulated=False,
+            command=f"privet server {shlex.quote(file.name)}",
+        )
+        listen({"event": "finished", "run": str(folder.path), "rounds": strategy.completed})
+        return folder.path
+    finally:
+        fleet.close()
+        folder.close()
+
+
+def _pause(fleet: Fleet, sites: Path, on_event: Listener) -> Callable[[float], None]:
+    """Wait for a change at the fleet, then look at the sites folder again: keys come and go without a restart."""
+    told = ""
+
+    def pause(seconds: float) -> None:
+        nonlocal told
+        fleet.wait_for_change(min(seconds, 2.0))
+        try:
+            fleet.enrol(load_sites(sites))
+        except ConfigError as error:  # a half-copied file must not end the run: the keys known so far stay
+            if str(error) != told:
+                told = str(error)
+                on_event({"event": "warning", "text": told})
+        on_event({"event": "online", "sites": sorted(fleet.online().values())})
+
+    return pause

@@ -1,0 +1,76 @@
+"""Judging the global adapter on text that anyone may see."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from privet.common.adapter import Arrays
+from privet.common.config import Plan, PublicData
+from privet.common.errors import DataError
+from privet.common.examples import TokenExamples, tokenise
+from privet.common.model import Classifier
+from privet.common.tables import read_columns
+from privet.common.tasks.classification import PublicMetrics, public_metrics
+
+
+def load_public(data: PublicData, labels: Sequence[str]) -> tuple[list[str], list[int]]:
+    """Texts and label indices of the public file; rows without text or with a label outside the plan are left out.
+
+    Raises: DataError.
+    """
+    table = read_columns(data.source, [data.text, data.label], encoding=data.encoding)
+    known = {label: index for index, label in enumerate(labels)}
+    texts, truth = [], []
+    for text, label in zip(table.columns[data.text], table.columns[data.label], strict=True):
+        if len(texts) >= data.limit:
+            break
+        index = known.get(data.label_map.get((label or "").strip(), (label or "").strip()))
+        if text and text.strip() and index is not None:
+            texts.append(text)
+            truth.append(index)
+    if not texts:
+        raise DataError(
+            "no row has both text and one of the plan's labels.",
+            where=f"{data.source}: {data.label}",
+            mend="correct server.public.text, .label or .label_map.",
+        )
+    return texts, truth
+
+
+class PublicEvaluator:
+    """Holds the tokenised public file; frozen features are computed once where only the last layer is trained."""
+
+    def __init__(
+        self, plan: Plan, classifier: Classifier, tokenizer: object, texts: Sequence[str], truth: Sequence[int], frozen: bool
+    ) -> None:
+        self._plan, self._classifier = plan, classifier
+        self._truth = np.asarray(truth, np.int64)
+        units = np.arange(len(texts))
+        self._tokens = tokenise(texts, self._truth, units, len(texts), tokenizer, plan.task.buckets)
+        self._features = _outputs(classifier, self._tokens, features=True) if frozen else None
+
+    def __call__(self, arrays: Arrays) -> PublicMetrics:
+        """Metrics of the adapter `arrays` on the public file."""
+        self._classifier.write(arrays)
+        if self._features is not None:
+            with torch.inference_mode():
+                logits = self._classifier.last_layer()(self._features)
+        else:
+            logits = _outputs(self._classifier, self._tokens, features=False)
+        return public_metrics(logits.numpy(), self._truth, self._plan.task.labels)
+
+
+def _outputs(classifier: Classifier, tokens: TokenExamples, *, features: bool) -> torch.Tensor:
+    """Features [N, d] or logits [N, L] of every record."""
+    parts: list[torch.Tensor] = []
+    order: list[np.ndarray] = []
+    with torch.inference_mode():
+        for batch in tokens.batches(np.arange(len(tokens.labels))):
+            ids, mask = batch.inputs
+            rows = classifier.features(ids, mask) if features else classifier(ids, mask)
+            parts.append(rows[: len(batch.records)])
+            order.append(batch.records)
+    table = torch.empty(len(tokens.labels), parts[0].shape[1])
+    table[torch.from_numpy(np.concatenate(order))] = torch.cat(parts)
+    return table

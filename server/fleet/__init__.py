@@ -1,0 +1,9 @@
+"""Flower's Fleet service, and a Grid straight on its state.
+
+The server's end of the wire. `Fleet` listens, lets allowed sites in and opens runs; `FleetGrid` is a run's Flower Grid.
+"""
+
+from .fleet import Fleet
+from .grid import FleetGrid
+
+__all__ = ["Fleet", "FleetGrid"]

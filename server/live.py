@@ -1,0 +1,177 @@
+"""What the person at the server sees: a live table on a terminal, plain lines without one, JSON lines on request."""
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from .roster import Event, Listener
+
+_WORDS = {
+    "ok": "agreed",
+    "pending": "waits for its operator's approval",
+    "refused_policy": "refused: its policy",
+    "refused_budget": "refused: its budget",
+    "base_mismatch": "refused: its base model differs",
+    "adapter_mismatch": "refused: its initial adapter differs",
+    "altered_request": "refused: this round was asked for before with other content",
+    "outside_horizon": "refused: outside the approved horizon",
+    "round_lost": "lost this round to a crash; it is spent",
+    "unavailable": "could not answer",
+    "no_answer": "did not answer",
+}
+
+
+def in_words(code: object) -> str:
+    """A wire code for people."""
+    return _WORDS.get(str(code), str(code))
+
+
+@dataclass
+class _Site:
+    online: bool = False
+    state: str = "not seen yet"
+    epsilon: float | None = None
+    rounds: int = 0
+
+
+@dataclass
+class View:
+    """Folds events into what is shown; draws itself."""
+
+    title: str
+    total: int = 0
+    round: int = 0
+    accuracy: list[float] = field(default_factory=list)
+    sites: dict[str, _Site] = field(default_factory=dict)
+    status: str = "starting"
+
+    def feed(self, event: Event) -> str | None:
+        """Take one event; the plain line that tells it, if it is worth one."""
+        handler = getattr(self, f"_on_{event['event']}", None)
+        line: str | None = handler(event) if handler else None
+        return line
+
+    def site(self, name: object) -> _Site:
+        return self.sites.setdefault(str(name), _Site())
+
+    def _on_listening(self, event: dict[str, Any]) -> str:
+        for name in event["sites"]:
+            self.site(name)
+        self.status = f"listening on {event['address']}"
+        return f"{self.status}; {len(event['sites'])} enrolled sites"
+
+    def _on_started(self, event: dict[str, Any]) -> str:
+        self.total = int(event["rounds"])
+        return f"federation {event['federation']}, plan {str(event['plan'])[:16]}, {self.total} rounds"
+
+    def _on_initial(self, event: dict[str, Any]) -> str:
+        self.accuracy.append(event["public"]["accuracy"])
+        return f"before the first round: public accuracy {self.accuracy[-1]:.3f}"
+
+    def _on_online(self, event: dict[str, Any]) -> None:
+        for name, site in self.sites.items():
+            site.online = name in event["sites"]
+        for name in event["sites"]:
+            self.site(name).online = True
+
+    def _on_waiting(self, event: dict[str, Any]) -> str:
+        self.status = f"round {event['round']}: {len(event['ready'])} of {event['needed']} needed sites are ready"
+        return self.status
+
+    def _on_offer(self, event: dict[str, Any]) -> str:
+        site = self.site(event["site"])
+        site.online, site.state = True, in_words(event["code"])
+        site.epsilon = event.get("epsilon") or site.epsilon
+        return f"{event['site']}: {site.state}"
+
+    def _on_round_started(self, event: dict[str, Any]) -> None:
+        self.round = int(event["round"])
+        self.status = f"round {self.round} of {self.total}"
+        for name in event["cohort"]:
+            self.site(name).online, self.site(name).state = True, "training"
+
+    def _on_reply(self, event: dict[str, Any]) -> None:
+        self.site(event["site"]).state = "answered"
+
+    def _on_round(self, event: dict[str, Any]) -> str:
+        for name in event["answered"]:
+            self.site(name).state = "answered"
+            self.site(name).rounds += 1
+        for name in event["missing"]:
+            self.site(name).online, self.site(name).state = False, f"missing in round {event['round']}"
+        for name, code in event["failed"].items():
+            self.site(name).state = in_words(code)
+        words = [f"round {event['round']}: {len(event['answered'])} answered in {event['seconds']:.1f} s"]
+        if event["missing"]:
+            words.append("missing: " + ", ".join(event["missing"]))
+        words += [f"{name}: {in_words(code)}" for name, code in event["failed"].items()]
+        if not event["aggregated"]:
+            words.append("too few sound updates: nothing was changed")
+        if event["public"]:
+            self.accuracy.append(event["public"]["accuracy"])
+            words.append(f"public accuracy {self.accuracy[-1]:.3f}")
+        return "; ".join(words)
+
+    def _on_warning(self, event: dict[str, Any]) -> str:
+        return f"warning: {event['text']}"
+
+    def _on_finished(self, event: dict[str, Any]) -> str:
+        self.status = f"done after {event['rounds']} rounds"
+        return f"{self.status}: {event['run']}"
+
+    def __rich__(self) -> Group:
+        table = Table(expand=False, pad_edge=False, box=None, header_style="bold")
+        for column in ("site", "link", "state", "rounds", "ε of this federation"):
+            table.add_column(column, justify="right" if column == "rounds" else "left")
+        for name, site in sorted(self.sites.items())[:40]:
+            link = Text("online", "green") if site.online else Text("away", "yellow")
+            cost = "–" if site.epsilon is None else f"{site.epsilon:.2f}"
+            table.add_row(escape(name), link, escape(site.state), str(site.rounds), cost)
+        done = int(24 * self.round / self.total) if self.total else 0
+        bar = Text("━" * done, "green") + Text("━" * (24 - done), "dim")
+        accuracy = f"  public accuracy {self.accuracy[-1]:.3f} {_spark(self.accuracy)}" if self.accuracy else ""
+        return Group(Text(self.title, "bold") + Text(f"  {self.status}"), bar + Text(accuracy), table)
+
+
+def _spark(values: list[float]) -> str:
+    """The last 30 values as a small curve from 0 to 1.
+
+    >>> _spark([0.0, 0.5, 1.0])
+    '▁▄█'
+    """
+    return "".join("▁▂▃▄▅▆▇█"[min(7, int(value * 7.999))] for value in values[-30:])
+
+
+@contextmanager
+def watch(title: str, *, as_json: bool) -> Iterator[Listener]:
+    """A listener: JSON lines on standard output, or people's words on standard error."""
+    if as_json:
+        yield lambda event: print(json.dumps(event, sort_keys=True), flush=True)
+        return
+    console, view = Console(stderr=True, highlight=False), View(title)
+    if not console.is_terminal:
+
+        def plain(event: Event) -> None:
+            line = view.feed(event)
+            if line:
+                print(line, file=sys.stderr, flush=True)
+
+        yield plain
+        return
+    with Live(view, console=console, refresh_per_second=8) as live:
+
+        def drawn(event: Event) -> None:
+            line = view.feed(event)
+            if line and event["event"] in ("warning", "offer"):
+                live.console.print(escape(line))
+
+        yield drawn

@@ -1,0 +1,108 @@
+"""Which sites are here, and what each said to the plan."""
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from flwr.app import Message, MessageType
+from flwr.serverapp import Grid
+
+from privet.common.adapter import Arrays, digest
+from privet.common.config import Plan
+from privet.common.errors import Code, WireError
+from privet.common.messages import OfferBody, Reply, Request, parse_reply, to_record
+from privet.common.privacy.statement import Statement
+
+Event = dict[str, object]
+Listener = Callable[[Event], None]
+
+_ASK_AGAIN = 20.0  # seconds until a site that could not say yes is asked again
+_OFFER_TIMEOUT = 120.0  # seconds; a site builds its model before it answers
+_FINAL = {Code.REFUSED_POLICY, Code.BASE_MISMATCH, Code.ADAPTER_MISMATCH, Code.BAD_REQUEST}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One site's answer to the plan."""
+
+    code: Code
+    statement: Statement | None
+    asked: float  # monotonic seconds
+
+
+class Roster:
+    """Offers the plan to every site that is online and keeps the answers by name."""
+
+    def __init__(self, plan: Plan, initial: Arrays, name_of: Callable[[int], str], on_event: Listener) -> None:
+        self._plan, self.name_of, self._on_event = plan, name_of, on_event
+        body = OfferBody(plan=plan.canonical(), plan_digest=plan.digest, adapter_digest=digest(initial))
+        self._offer = Request(body)
+        self.verdicts: dict[str, Verdict] = {}
+
+    @property
+    def statements(self) -> dict[str, Statement]:
+        """The privacy statement of each site that agreed."""
+        return {name: v.statement for name, v in sorted(self.verdicts.items()) if v.statement is not None}
+
+    def ready(self, grid: Grid) -> dict[str, int]:
+        """Name and node of each site that is online and agreed, by name."""
+        online = {self.name_of(node): node for node in grid.get_node_ids()}
+        return {name: online[name] for name in sorted(online) if self._agreed(name)}
+
+    def ask(self, grid: Grid) -> bool:
+        """Offer the plan to whoever is online and has not agreed; True where anyone was asked."""
+        now = time.monotonic()
+        asked = {}
+        for node in grid.get_node_ids():
+            verdict = self.verdicts.get(self.name_of(node))
+            if verdict is None or (verdict.code not in _FINAL | {Code.OK} and now - verdict.asked > _ASK_AGAIN):
+                asked[node] = self.name_of(node)
+        if not asked:
+            return False
+        record = to_record(self._offer)
+        messages = [grid.create_message(record, MessageType.QUERY, node, "offer") for node in asked]
+        replies = grid.send_and_receive(messages, timeout=min(_OFFER_TIMEOUT, self._plan.cohort.timeout))
+        self._record(asked, replies)
+        return True
+
+    def withdraw(self, name: str, code: Code) -> None:
+        """A site that answered a round with a refusal is asked again before it takes part in another."""
+        self.verdicts[name] = Verdict(code, self.verdicts[name].statement, time.monotonic())
+
+    def _agreed(self, name: str) -> bool:
+        verdict = self.verdicts.get(name)
+        return verdict is not None and verdict.code is Code.OK and verdict.statement is not None
+
+    def _record(self, asked: dict[int, str], replies: Iterable[Message]) -> None:
+        for message in replies:
+            name = asked.pop(message.metadata.src_node_id, None)
+            if name is None:
+                continue
+            code, statement = Code.UNAVAILABLE, None
+            reply = sound_reply(message, self._plan, 0)
+            if reply is not None:
+                code, statement = reply.code, reply.body.statement
+                if code is Code.OK and statement is None:
+                    code = Code.UNAVAILABLE
+            self._settle(name, code, statement)
+        for name in asked.values():  # gone before it answered: asked again as soon as it is back
+            self._on_event({"event": "offer", "site": name, "code": "no_answer"})
+
+    def _settle(self, name: str, code: Code, statement: Statement | None) -> None:
+        known = self.verdicts.get(name)
+        self.verdicts[name] = Verdict(code, statement or (known.statement if known else None), time.monotonic())
+        epsilon = statement.epsilon if statement else None
+        self._on_event({"event": "offer", "site": name, "code": str(code), "epsilon": epsilon})
+
+
+def sound_reply(message: Message, plan: Plan, round: int) -> Reply | None:
+    """The reply if it is well-formed and answers this plan and round; None for anything else."""
+    if message.has_error():
+        return None
+    try:
+        reply = parse_reply(message.content)
+    except WireError:
+        return None
+    if reply.body.plan_digest != plan.digest or reply.body.round != round:
+        return None
+    return reply

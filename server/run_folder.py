@@ -1,0 +1,96 @@
+"""runs/<federation>-<UTC>: plan.toml, metrics.jsonl, adapter/, report.html, checkpoints/."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import tomli_w
+
+from privet.common.adapter import Arrays
+from privet.common.config import Plan
+from privet.common.errors import ConfigError
+from privet.common.model import Classifier
+from privet.common.privacy.statement import Statement
+
+from .card import model_card, privacy_json
+from .checkpoint import Checkpoint, save_checkpoint
+from .export import export_adapter, export_sentence_transformers
+from .report import report_html
+
+Event = dict[str, object]
+
+
+class RunFolder:
+    """One run's folder; `record` is a listener that appends each event, durably, to metrics.jsonl."""
+
+    def __init__(self, path: Path, plan: Plan) -> None:
+        self.path, self._plan = path, plan
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            raise ConfigError("the run folder exists.", where=str(path), mend="move it away or give another.") from None
+        except OSError as error:
+            raise ConfigError(f"cannot be made ({error}).", where=str(path), mend="give a writable folder.") from None
+        (path / "plan.toml").write_text(plan_toml(plan), encoding="utf-8")
+        self._metrics = (path / "metrics.jsonl").open("a", encoding="utf-8")
+
+    @classmethod
+    def new(cls, runs: Path, plan: Plan) -> "RunFolder":
+        """A folder of this second under `runs`.
+
+        Raises: ConfigError where it exists.
+        """
+        return cls(runs / f"{plan.name}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}", plan)
+
+    def record(self, event: Event) -> None:
+        self._metrics.write(json.dumps(event, sort_keys=True) + "\n")
+        self._metrics.flush()
+        os.fsync(self._metrics.fileno())
+
+    def keep(self, checkpoint: Checkpoint) -> None:
+        """Store a checkpoint; the two newest stay."""
+        folder = self.path / "checkpoints"
+        save_checkpoint(checkpoint, folder)
+        for old in sorted(folder.glob("round-*.safetensors"))[:-2]:
+            old.unlink()
+
+    def finish(
+        self,
+        classifier: Classifier,
+        base: Path,
+        arrays: Arrays,
+        *,
+        statements: Mapping[str, Statement],
+        history: Sequence[Event],
+        simulated: bool,
+        reason: str = "",
+        command: str,
+        merged: bool = True,
+    ) -> None:
+        """Write adapter/, its card and statement, report.html and, for mean pooling, the merged model."""
+        plan, adapter = self._plan, self.path / "adapter"
+        classifier.write(arrays)
+        export_adapter(classifier, base, adapter)
+        if merged and plan.model.pooling == "mean":
+            export_sentence_transformers(classifier, base, self.path / "sentence-transformers")
+        judged = [row["public"] for row in history if row.get("public")]
+        results = judged[-1] if judged else None
+        done = sum(bool(row["aggregated"]) for row in history)
+        privacy = privacy_json(plan, statements, guarantee=not simulated, reason=reason)
+        (adapter / "privacy.json").write_text(json.dumps(privacy, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        card = model_card(plan, statements=statements, results=results, rounds_done=done, simulated=simulated)
+        (adapter / "README.md").write_text(card, encoding="utf-8")
+        page = report_html(
+            plan, history=history, statements=statements, simulated=simulated, command=command, final=results
+        )
+        (self.path / "report.html").write_text(page, encoding="utf-8")
+
+    def close(self) -> None:
+        self._metrics.close()
+
+
+def plan_toml(plan: Plan) -> str:
+    """The plan as TOML, with its digest in a comment."""
+    return f"# plan {plan.digest}\n" + tomli_w.dumps(plan.model_dump(mode="json"))

@@ -1,0 +1,162 @@
+"""One file, or generated text, as the data of many virtual sites and a public test set."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from privet.common.config import SimulationSpec
+from privet.common.errors import ConfigError, DataError
+from privet.common.examples import UNKNOWN
+from privet.common.tables import read_columns
+
+from .partition import partition
+
+Integers = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Records:
+    """One virtual site's labelled texts: label indices [N], dense unit indices [N]."""
+
+    texts: list[str]
+    labels: Integers
+    units: Integers
+    num_units: int
+
+
+@dataclass(frozen=True)
+class SimulationData:
+    """Everything that is simulated on. units: one id a row; columns: further ones, for `column:NAME` partitions."""
+
+    texts: Sequence[str]
+    labels: Sequence[str]
+    units: Sequence[str]
+    columns: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    test_texts: Sequence[str] = ()
+    test_labels: Sequence[str] = ()
+    by_record: bool = False
+
+    def __post_init__(self) -> None:
+        if not len(self.texts) == len(self.labels) == len(self.units):
+            raise ConfigError("Expected as many labels and units as texts.")
+        if len(self.test_texts) != len(self.test_labels):
+            raise ConfigError("Expected as many test labels as test texts.")
+
+    def sites(self, spec: str, labels: Sequence[str], *, num_sites: int, seed: int) -> dict[str, Records]:
+        """Virtual sites by name. A unit is at one site only, but where a column says otherwise.
+
+        Raises: ConfigError.
+        """
+        units = None if self.by_record else self.units
+        rows = partition(spec, labels=self.labels, columns=self.columns, units=units, num_sites=num_sites, seed=seed)
+        width = len(str(max(0, len(rows) - 1)))
+        named: dict[str, Records] = {}
+        for index, chosen in enumerate(rows):
+            name = f"site-{index:0{width}d}"
+            if spec.startswith("column:") and len(chosen):
+                name = _plain_name(self.columns[spec.removeprefix("column:")][int(chosen[0])], named)
+            named[name] = self._take(chosen, labels)
+        return named
+
+    def _take(self, rows: Integers, labels: Sequence[str]) -> Records:
+        known = {label: index for index, label in enumerate(labels)}
+        units: dict[str, int] = {}
+        members = [units.setdefault(self.units[row], len(units)) for row in rows]
+        return Records(
+            [self.texts[row] for row in rows],
+            np.array([known.get(self.labels[row], UNKNOWN) for row in rows], np.int64),
+            np.array(members, np.int64),
+            len(units),
+        )
+
+
+def _plain_name(value: str, taken: Mapping[str, object]) -> str:
+    name = "".join(c if c.isalnum() and c.isascii() else "-" for c in value.lower()).strip("-")[:60] or "site"
+    while name in taken:
+        name += "-"
+    return name
+
+
+def load_data(spec: SimulationSpec, labels: Sequence[str]) -> SimulationData:
+    """The file that `[simulation]` names, or generated text where the plan's labels are those of a generator.
+
+    Raises: DataError, ConfigError.
+    """
+    if spec.data is None:
+        return generated(labels, seed=spec.seed)
+    by_record = spec.unit == "record"
+    further = [spec.split] if spec.split else []
+    if spec.partition.startswith("column:"):
+        further.append(spec.partition.removeprefix("column:"))
+    wanted = list(dict.fromkeys([spec.text, spec.label, *([] if by_record else [spec.unit]), *further]))
+    table = read_columns(spec.data, wanted, encoding=spec.encoding)
+    rows = [
+        row
+        for row, text in enumerate(table.columns[spec.text])
+        if text and text.strip() and (by_record or (table.columns[spec.unit][row] or "").strip())
+    ]
+    if not rows:
+        raise DataError("no row has text.", where=str(spec.data), mend="correct simulation.text or simulation.unit.")
+    units = [str(row) if by_record else (table.columns[spec.unit][row] or "").strip() for row in rows]
+    if spec.split:
+        test = np.array([(table.columns[spec.split][row] or "").strip() == "test" for row in rows])
+    else:
+        names = sorted(set(units))
+        order = np.random.Generator(np.random.PCG64(spec.seed)).permutation(len(names))
+        held = {names[index] for index in order[: max(1, len(names) // 5)]}
+        test = np.array([unit in held for unit in units])
+    mapped = [spec.label_map.get(local, local) for row in rows for local in [(table.columns[spec.label][row] or "").strip()]]
+    train = np.flatnonzero(~test)
+    columns = {name: [(table.columns[name][rows[i]] or "").strip() for i in train] for name in wanted}
+    known = set(labels)
+    if not any(label in known for label in mapped):
+        raise DataError(
+            "no row has one of the plan's labels.",
+            where=f"{spec.data}: {spec.label}",
+            mend="correct task.labels, simulation.label or simulation.label_map.",
+        )
+    judged = [int(i) for i in np.flatnonzero(test) if mapped[i] in known]
+    texts = table.columns[spec.text]
+    return SimulationData(
+        texts=[texts[rows[i]] or "" for i in train],
+        labels=[mapped[i] for i in train],
+        units=[units[i] for i in train],
+        columns=columns,
+        test_texts=[texts[rows[i]] or "" for i in judged],
+        test_labels=[mapped[i] for i in judged],
+        by_record=by_record,
+    )
+
+
+def generated(labels: Sequence[str], *, seed: int = 0, num_sites: int = 3, num_units: int = 600) -> SimulationData:
+    """Hospital notes or bank complaints, whichever has these labels; `column:site` gives the generator's own sites.
+
+    Raises: ConfigError where neither has.
+    """
+    from .corpus import bank_complaints, hospital_notes, public_sample
+
+    public = {kind: public_sample(kind, num_sites=num_sites, seed=seed) for kind in ("hospital", "bank")}
+    for kind, test in public.items():
+        if set(test.labels) == set(labels):
+            break
+    else:
+        raise ConfigError(
+            "there is no generated text with the plan's labels.",
+            where="task.labels",
+            mend="give --data PATH, or take the labels of the generated notes: " + ", ".join(public["hospital"].labels),
+        )
+    corpus = (
+        hospital_notes(num_sites=num_sites, num_patients=num_units, seed=seed)
+        if kind == "hospital"
+        else bank_complaints(num_sites=num_sites, num_customers=num_units, seed=seed)
+    )
+    return SimulationData(
+        texts=corpus.text,
+        labels=corpus.label,
+        units=corpus.unit,
+        columns={"site": list(corpus.site)},
+        test_texts=test.text,
+        test_labels=test.label,
+    )
