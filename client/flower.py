@@ -33,13 +33,15 @@ from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 
 _quiet.hush()
 
-INTERNALS = (
+__all__ = [
     "HEARTBEAT_DEFAULT_INTERVAL",
     "ActivateNodeRequest",
     "ConfirmMessageReceivedRequest",
     "DeactivateNodeRequest",
+    "Error",
     "ErrorCode",
     "FleetStub",
+    "Message",
     "Node",
     "NodeAuthClientInterceptor",
     "ObjectTree",
@@ -47,6 +49,7 @@ INTERNALS = (
     "PullObjectRequest",
     "PushMessagesRequest",
     "PushObjectRequest",
+    "RecordDict",
     "SendNodeHeartbeatRequest",
     "get_all_nested_objects",
     "get_object_tree",
@@ -57,8 +60,10 @@ INTERNALS = (
     "no_object_id_recompute",
     "public_key_to_bytes",
     "remove_content_from_message",
-)
-__all__ = ["Error", "Message", "RecordDict", "seal", *INTERNALS]
+    "seal",
+]
+_PUBLIC = {"Error", "Message", "RecordDict", "seal"}
+INTERNALS = tuple(name for name in __all__ if name not in _PUBLIC)
 
 
 def seal(message: Message, message_id: str = "") -> str:

@@ -1,6 +1,8 @@
 """Per-record gradients by Opacus' GradSampleModule: the reference engine."""
 
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Protocol
 
 import torch
@@ -48,7 +50,7 @@ class OpacusEngine:
     def per_record(self, batch: Batch) -> Tensor:
         """Gradients of each row's loss, float32 [rows, P]; dummy rows are zero."""
         self._clear()
-        with torch.enable_grad():
+        with torch.enable_grad(), _first_layer_needs_no_input_gradient():
             losses = self._loss(self._module(*batch.inputs), batch.labels, batch.weights)
             losses.sum().backward()
         rows = len(batch.labels)
@@ -80,8 +82,9 @@ class OpacusEngine:
             self._module.zero_grad()
             self._module.disable_hooks()
             try:
-                logits = self._module(*(tensor[row : row + 1] for tensor in batch.inputs))
-                self._loss(logits, batch.labels[row : row + 1], batch.weights[row : row + 1]).sum().backward()
+                with _first_layer_needs_no_input_gradient():
+                    logits = self._module(*(tensor[row : row + 1] for tensor in batch.inputs))
+                    self._loss(logits, batch.labels[row : row + 1], batch.weights[row : row + 1]).sum().backward()
             finally:
                 self._module.enable_hooks()
             alone = torch.cat(
@@ -105,3 +108,11 @@ class OpacusEngine:
         for parameter in self._parameters:
             parameter.grad = None
             parameter.grad_sample = None  # type: ignore[attr-defined]
+
+
+@contextmanager
+def _first_layer_needs_no_input_gradient() -> Iterator[None]:
+    """As meant: the base below is frozen, and torch's remark on it is left out."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Full backward hook is firing")
+        yield

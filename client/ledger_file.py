@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import os
 import sqlite3
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -135,12 +136,15 @@ def _take_lock(path: Path) -> int:
 
 
 def _create(path: Path) -> None:
-    """Make the file with mode 0600 and its folder entry durable; tighten the mode of an older file."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    """Make the file with mode 0600 and its folder entry durable; tighten the mode of an older file.
+
+    An existing file is not opened here: closing it would drop the locks of this process's other connections (POSIX).
+    """
     try:
-        os.fchmod(descriptor, 0o600)
-    finally:
-        os.close(descriptor)
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    except FileExistsError:
+        path.chmod(0o600)
+        return
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
@@ -149,10 +153,28 @@ def _create(path: Path) -> None:
 
 
 def _prepare(connection: sqlite3.Connection, path: Path, *, thorough: bool) -> None:
+    for setting in ("synchronous = FULL", "fullfsync = ON", "foreign_keys = ON"):
+        connection.execute(f"PRAGMA {setting}")
+    with transaction(connection, path, "DEFERRED"):
+        made = _is_made(connection, path)
+    if not made:
+        with transaction(connection, path, "IMMEDIATE"):
+            if not _is_made(connection, path):  # another process may have been faster
+                for statement in _statements(_TABLES):
+                    connection.execute(statement)
+                connection.execute(f"PRAGMA application_id = {APPLICATION}")
+                connection.execute(f"PRAGMA user_version = {SCHEMA}")
+    _write_ahead(connection, path)
+    if thorough and [row[0] for row in connection.execute("PRAGMA integrity_check(1)")] != ["ok"]:
+        raise LedgerError("the file is damaged.", where=str(path), mend=DAMAGED)
+
+
+def _is_made(connection: sqlite3.Connection, path: Path) -> bool:
+    """Whether the tables are there. Raises: LedgerError where the file is another program's or a newer privet's."""
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (num_tables,) = connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
-    if application not in (0, APPLICATION) or (application == 0 and num_tables):
+    if application != APPLICATION and (application or version or num_tables):
         raise LedgerError("this file is not a privet ledger.", where=str(path), mend="move it away.")
     if version > SCHEMA:
         raise LedgerError(
@@ -160,24 +182,23 @@ def _prepare(connection: sqlite3.Connection, path: Path, *, thorough: bool) -> N
             where=str(path),
             mend="use that newer privet for this data set.",
         )
-    (journal,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+    return bool(version)
+
+
+def _write_ahead(connection: sqlite3.Connection, path: Path) -> None:
+    """Switch to WAL; SQLite does not wait by itself where another process opens a new file at the same time."""
+    deadline = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            (journal,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+            break
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
     if journal != "wal":
-        raise LedgerError(
-            "the file system does not support a write-ahead log.",
-            where=str(path),
-            mend="keep the ledger on a local disk.",
-        )
-    connection.execute("PRAGMA synchronous = FULL")
-    connection.execute("PRAGMA fullfsync = ON")
-    connection.execute("PRAGMA foreign_keys = ON")
-    with transaction(connection, path, "IMMEDIATE"):
-        if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
-            for statement in _statements(_TABLES):
-                connection.execute(statement)
-            connection.execute(f"PRAGMA application_id = {APPLICATION}")
-            connection.execute(f"PRAGMA user_version = {SCHEMA}")
-    if thorough and [row[0] for row in connection.execute("PRAGMA integrity_check(1)")] != ["ok"]:
-        raise LedgerError("the file is damaged.", where=str(path), mend=DAMAGED)
+        mend = "keep the ledger on a local disk."
+        raise LedgerError("the file system does not support a write-ahead log.", where=str(path), mend=mend)
 
 
 def _statements(script: str) -> Iterator[str]:

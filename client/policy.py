@@ -160,11 +160,21 @@ def describe(plan: Plan, admission: Admission, site: Site, update_bytes: int | N
 
 
 def statement_for(admission: Admission, site: Site) -> "Statement":
-    """The site's privacy statement for an admitted plan.
+    """The site's privacy statement: the whole horizon of an admitted plan at the delta of its share.
 
     Raises: RefusedError where the plan was refused.
     """
-    raise NotImplementedError
+    from privet.common.privacy.statement import statement
+
+    if admission.event is None:
+        raise RefusedError(admission.code, admission.reason)
+    return statement(
+        admission.event,
+        admission.horizon,
+        admission.delta,
+        released=site.membership.release,
+        declared_weight=site.membership.declared_weight,
+    )
 
 
 def _judge(plan: Plan, site: Site, committed: Committed) -> tuple[TrainEvent, float, float]:

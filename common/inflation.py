@@ -8,7 +8,7 @@ a few kilobytes can inflate to terabytes. Both ends look here before they inflat
 import json
 from collections.abc import Mapping
 
-from .errors import WireError
+from privet.common.errors import WireError
 
 
 def inflated_bytes(contents: Mapping[str, bytes]) -> int:

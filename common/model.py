@@ -5,6 +5,7 @@ features under one linear layer (as sentence-transformers: Reimers & Gurevych 20
 """
 
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -206,7 +207,9 @@ def build_classifier(plan: Plan, folder: Path) -> Classifier:
         modules_to_save=to_save or None,
         task_type="SEQ_CLS" if plan.model.pooling == "cls" else "FEATURE_EXTRACTION",
     )
-    wrapped = get_peft_model(encoder, lora)
+    with warnings.catch_warnings():  # PEFT asks transformers for an attribute by its old name
+        warnings.simplefilter("ignore", FutureWarning)
+        wrapped = get_peft_model(encoder, lora)
     head = nn.Linear(int(config.hidden_size), len(labels)) if plan.model.pooling == "mean" else None
     classifier = Classifier(plan, wrapped, head, frozenset(missing), kind)
     classifier.write(initial_adapter(classifier.spec, plan.method.seed))

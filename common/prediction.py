@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from . import adapter
-from .base import checked_base
-from .config import Plan, load_federation
-from .errors import ModelError, WireError
-from .model import Classifier, build_classifier, canonical_name, load_tokenizer
+from privet.common import adapter
+from privet.common.base import checked_base
+from privet.common.config import Plan, load_federation
+from privet.common.errors import ModelError, WireError
+from privet.common.model import Classifier, build_classifier, canonical_name, load_tokenizer
 
 __all__ = ["Predictor", "probabilities"]
 
@@ -92,9 +92,7 @@ def _plan(folder: Path) -> Plan:
         raise ModelError("no such folder.", where=str(folder), mend="give a finished run's folder adapter/.")
     for name in ("plan.toml", "adapter_model.safetensors"):
         if not (folder / name).is_file():
-            raise ModelError(
-                f"not a privet adapter: it has no {name}.", where=str(folder), mend=_mend_folder(folder)
-            )
+            raise ModelError(f"not a privet adapter: it has no {name}.", where=str(folder), mend=_mend_folder(folder))
     return load_federation(folder / "plan.toml").plan
 
 
@@ -116,7 +114,9 @@ def _arrays(folder: Path, classifier: Classifier) -> dict[str, adapter.Floats]:
         classifier.spec.check(arrays)
     except WireError as error:
         raise ModelError(
-            f"its weights are not those of its plan.toml. {error.what}", where=str(folder), mend="export the adapter again."
+            f"its weights are not those of its plan.toml. {error.what}",
+            where=str(folder),
+            mend="export the adapter again.",
         ) from None
     return arrays
 

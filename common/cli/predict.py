@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+
 from privet.common.cli.output import emit
 
 _LINES = "-"
@@ -12,7 +13,9 @@ _LINES = "-"
 
 def predict(
     adapter: Annotated[Path, typer.Argument(metavar="ADAPTER", help="A finished run's folder adapter/.")],
-    source: Annotated[str, typer.Argument(metavar="FILE|-", help="csv, tsv, jsonl, parquet; txt or - : a text a line.")],
+    source: Annotated[
+        str, typer.Argument(metavar="FILE|-", help="csv, tsv, jsonl, parquet; txt or - : a text a line.")
+    ],
     text: Annotated[str | None, typer.Option(help='Column with the text of a table; "text" unless told.')] = None,
     encoding: Annotated[str, typer.Option(help="Of the file or of standard input.")] = "utf-8",
     base: Annotated[str | None, typer.Option(help="Where the base model lies, if not where the plan says.")] = None,

@@ -1,9 +1,9 @@
 """How much privacy a list of events costs: privacy loss distributions, composed by dp-accounting.
 
 Every figure is an upper bound: "connect the dots" (Doroshenko et al. 2022) rounds pessimistically, whatever the grid.
-The grid is 1e-3, and finer where one step loses so little that 1e-3 would show: rounding to a grid h adds up to h^2/6 to
-the variance of every step's loss, so h stays under a tenth of that loss's root mean square. Compose events, never sums
-of epsilon.
+The grid is 1e-3, and finer where one step loses so little that 1e-3 would show: rounding to a grid h adds about h^2/6
+to the variance of every step's loss, so h stays under a tenth of that loss's root mean square. Compose events, never
+sums of epsilon.
 """
 
 import math
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-from .events import Adjacency, TrainEvent
+from privet.common.privacy.events import Adjacency, TrainEvent
 
 INTERVAL = 1e-3  # of the grid of losses, where nothing asks for another
 _MAX_POINTS_PER_STEP = 5e4  # of one step's grid; beyond, a coarser grid is still an upper bound
@@ -129,6 +129,7 @@ def _interval(groups: tuple[Group, ...]) -> float:
         variance += steps * divergence
         mean += steps * min(rate / (2 * sigma**2), math.log1p(divergence))
         positive = math.log1p(rate * math.exp(farthest)) if farthest < 600 else farthest + math.log(rate)
-        widest = max(widest, positive - math.log1p(-rate))
+        negative = -math.log1p(rate * math.expm1(-farthest))
+        widest = max(widest, positive + negative)
     step = math.sqrt(variance / num_composed) / 10
     return max(min(INTERVAL, step), widest / _MAX_POINTS_PER_STEP, mean / _MAX_POINTS)

@@ -4,9 +4,8 @@ import math
 from collections.abc import Callable
 
 from privet.common.errors import InputError
-
-from .accountant import epsilon as composed_epsilon
-from .events import TrainEvent
+from privet.common.privacy.accountant import epsilon as composed_epsilon
+from privet.common.privacy.events import TrainEvent
 
 MAX_NOISE_MULTIPLIER = 10_000
 _UNIT = 1000  # the search runs over whole thousandths
@@ -37,8 +36,8 @@ def noise_multiplier(*, sample_rate: float, steps: int, epsilon: float, delta: f
     enough = _search(spent, epsilon, max(1, min(MAX_NOISE_MULTIPLIER * _UNIT, round(guess * _UNIT))))
     if enough is None:
         raise InputError(
-            f"{steps:,} steps at sample rate {sample_rate:g} cannot stay within epsilon {epsilon:g} at delta {delta:g}: "
-            f"a noise multiplier above {MAX_NOISE_MULTIPLIER:,} would be needed.",
+            f"{steps:,} steps at sample rate {sample_rate:g} cannot stay within epsilon {epsilon:g} at delta {delta:g}:"
+            f" a noise multiplier above {MAX_NOISE_MULTIPLIER:,} would be needed.",
             mend="ask for fewer rounds or local steps, a smaller expected batch, or grant a larger epsilon.",
         )
     return enough / _UNIT
@@ -63,7 +62,7 @@ def _search(spent: Callable[[int], float], target: float, guess: int) -> int | N
         if low == 0 or high > largest:  # one-sided: epsilon falls at least like 1/m, so this factor soon crosses over
             factor = min(max(value / target, 1 / 1.5), 1.5)
             m = math.floor(m * factor) - 1 if value <= target else math.ceil(m * factor) + 1
-        elif num_evaluations % 5 and 0 < high_epsilon and low_epsilon < math.inf:
+        elif num_evaluations % 5 and high_epsilon > 0 and low_epsilon < math.inf:
             slope = math.log(high / low) / math.log(low_epsilon / high_epsilon)
             m = math.ceil(low * math.exp(slope * math.log(low_epsilon / target)))
         else:
@@ -73,7 +72,7 @@ def _search(spent: Callable[[int], float], target: float, guess: int) -> int | N
 
 
 def _central_limit(sample_rate: float, steps: int, epsilon: float, delta: float) -> float:
-    """Where to start: the sigma of the Gaussian limit (Bu et al. 2020), right to some tens of per cent, never a bound."""
+    """Where to start: the sigma of the Gaussian limit (Bu et al. 2020), right to some tens of per cent, no bound."""
     low, high = 1e-3, 1e3  # mu, log-bisected
     for _ in range(40):
         mu = math.sqrt(low * high)

@@ -3,7 +3,7 @@
 The server's end of the wire. `Fleet` listens, lets allowed sites in and opens runs; `FleetGrid` is a run's Flower Grid.
 """
 
-from .fleet import Fleet
-from .grid import FleetGrid
+from privet.server.fleet.fleet import Fleet
+from privet.server.fleet.grid import FleetGrid
 
 __all__ = ["Fleet", "FleetGrid"]

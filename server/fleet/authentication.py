@@ -10,8 +10,7 @@ from typing import Any
 import grpc
 
 from privet.common.handshake import Refusal
-
-from .flower import (
+from privet.server.fleet.flower import (
     PUBLIC_KEY_HEADER,
     ActivateNodeRequest,
     LinkStateFactory,

@@ -9,9 +9,8 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from privet.common.errors import RunError, TransportError
-
-from .authentication import Gatekeeper
-from .flower import (
+from privet.server.fleet.authentication import Gatekeeper
+from privet.server.fleet.flower import (
     NOOP_ACCOUNT_NAME,
     NOOP_FEDERATION_ID,
     NOOP_FLWR_AID,
@@ -30,11 +29,11 @@ from .flower import (
     close_database,
     public_key_to_bytes,
 )
-from .grid import FleetGrid
-from .listener import Listener
-from .service import FleetService
-from .store import MemoryStore
-from .traffic import Traffic
+from privet.server.fleet.grid import FleetGrid
+from privet.server.fleet.listener import Listener
+from privet.server.fleet.service import FleetService
+from privet.server.fleet.store import MemoryStore
+from privet.server.fleet.traffic import Traffic
 
 _TASK_HEARTBEAT_SECONDS = 15.0  # Flower fails a run whose task is silent for 60 s
 _one_run = threading.Lock()  # Flower keeps the identity of the run in a global of the process
@@ -185,7 +184,9 @@ class Fleet:
         if not _one_run.acquire(blocking=False):
             raise RunError("A run is already under way in this process.", mend="End it first.")
         try:
-            run_id = state.create_run(None, None, None, {}, NOOP_FEDERATION_ID, None, NOOP_FLWR_AID, TaskType.SERVER_APP)
+            run_id = state.create_run(
+                None, None, None, {}, NOOP_FEDERATION_ID, None, NOOP_FLWR_AID, TaskType.SERVER_APP
+            )
             task = state.get_run_info(run_ids=[run_id])[0].primary_task_id
             state.claim_task(task)
             state.activate_task(task)

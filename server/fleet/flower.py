@@ -11,7 +11,6 @@ from flwr.app import DEFAULT_TTL, Error, Message, Metadata, RecordDict
 from flwr.app.message import make_message, remove_content_from_message
 from flwr.common.constant import (
     HEARTBEAT_DEFAULT_INTERVAL,
-    HEARTBEAT_PATIENCE,
     NOOP_ACCOUNT_NAME,
     NOOP_FLWR_AID,
     PUBLIC_KEY_HEADER,
@@ -65,9 +64,9 @@ from flwr.superlink.federation import NoOpFederationManager
 
 _quiet.hush()
 
-INTERNALS = (
+__all__ = [
+    "DEFAULT_TTL",
     "HEARTBEAT_DEFAULT_INTERVAL",
-    "HEARTBEAT_PATIENCE",
     "NOOP_ACCOUNT_NAME",
     "NOOP_FEDERATION_ID",
     "NOOP_FLWR_AID",
@@ -79,10 +78,14 @@ INTERNALS = (
     "ConfirmMessageReceivedResponse",
     "DeactivateNodeRequest",
     "DeactivateNodeResponse",
+    "Error",
     "ErrorCode",
     "FleetServicer",
+    "Grid",
     "LinkState",
     "LinkStateFactory",
+    "Message",
+    "Metadata",
     "NoObjectInStoreError",
     "NoOpFederationManager",
     "NodeAuthServerInterceptor",
@@ -99,6 +102,7 @@ INTERNALS = (
     "PushMessagesResponse",
     "PushObjectRequest",
     "PushObjectResponse",
+    "RecordDict",
     "RpcErrorTranslationServerInterceptor",
     "Run",
     "SendNodeHeartbeatRequest",
@@ -109,6 +113,7 @@ INTERNALS = (
     "TaskType",
     "add_FleetServicer_to_server",
     "bytes_to_public_key",
+    "close_database",
     "get_all_nested_objects",
     "get_metadata_bytes",
     "get_metadata_str",
@@ -120,9 +125,11 @@ INTERNALS = (
     "no_object_id_recompute",
     "public_key_to_bytes",
     "remove_content_from_message",
+    "seal",
     "validate_object_content",
-)
-__all__ = ["DEFAULT_TTL", "Error", "Grid", "Message", "Metadata", "RecordDict", "close_database", "seal", *INTERNALS]
+]
+_PUBLIC = {"DEFAULT_TTL", "Error", "Grid", "Message", "Metadata", "RecordDict", "close_database", "seal"}
+INTERNALS = tuple(name for name in __all__ if name not in _PUBLIC)
 
 
 def seal(message: Message) -> str:

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from privet.common.errors import WireError
-
-from .flower import (
+from privet.server.fleet.flower import (
     DEFAULT_TTL,
     SUPERLINK_NODE_ID,
     ErrorCode,
@@ -24,10 +23,10 @@ from .flower import (
     remove_content_from_message,
     seal,
 )
-from .reply import assemble, failure
-from .service import MALFORMED_REPLY
-from .store import MemoryStore
-from .traffic import Traffic
+from privet.server.fleet.reply import assemble, failure
+from privet.server.fleet.service import MALFORMED_REPLY
+from privet.server.fleet.store import MemoryStore
+from privet.server.fleet.traffic import Traffic
 
 SITE_LEFT = "site left"
 SITE_REMOVED = "site removed"
@@ -184,9 +183,7 @@ class FleetGrid(Grid):  # type: ignore[misc]
         delivery.until = time.monotonic() + self.grace
         parked.append(delivery)
 
-    def _resume(
-        self, live: dict[str, _Delivery], parked: list[_Delivery], replies: list[Message], end: float
-    ) -> None:
+    def _resume(self, live: dict[str, _Delivery], parked: list[_Delivery], replies: list[Message], end: float) -> None:
         """Send parked messages to sites that are back; give up those that will not be answered."""
         if not parked:
             return
@@ -241,7 +238,8 @@ class FleetGrid(Grid):  # type: ignore[misc]
                 try:
                     rows += state.get_message_res({message_id}, run_id)
                 except Exception:
-                    rows += [failure(self._sent[key], ErrorCode.UNKNOWN, MALFORMED_REPLY) for key in {message_id} & self._sent.keys()]
+                    if message_id in self._sent:
+                        rows.append(failure(self._sent[message_id], ErrorCode.UNKNOWN, MALFORMED_REPLY))
             return rows
 
     def _reply_to(self, message_id: str, row: Message) -> Message | None:

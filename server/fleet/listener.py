@@ -14,8 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from privet.common.errors import TransportError
-
-from .flower import FleetServicer, add_FleetServicer_to_server
+from privet.server.fleet.flower import FleetServicer, add_FleetServicer_to_server
 
 MAX_WORKERS = 512
 """Most requests served at once; a waiting site takes one, an uploading site three."""
@@ -60,9 +59,7 @@ class Listener:
         )
         add_FleetServicer_to_server(servicer, self._server)
         try:
-            self.port = int(
-                self._server.add_secure_port(address, grpc.ssl_server_credentials(((key, certificate),)))
-            )
+            self.port = int(self._server.add_secure_port(address, grpc.ssl_server_credentials(((key, certificate),))))
         except RuntimeError:
             self._executor.shutdown(wait=False)
             raise _cannot_bind(address) from None

@@ -2,9 +2,15 @@
 
 from privet.common.errors import WireError
 from privet.common.inflation import inflated_bytes
-
-from .flower import SUPERLINK_NODE_ID, Error, Message, Metadata, inflate_object_from_contents, make_message
-from .service import MALFORMED_REPLY, REPLY_TOO_LARGE
+from privet.server.fleet.flower import (
+    SUPERLINK_NODE_ID,
+    Error,
+    Message,
+    Metadata,
+    inflate_object_from_contents,
+    make_message,
+)
+from privet.server.fleet.service import MALFORMED_REPLY, REPLY_TOO_LARGE
 
 MAX_REASON_CHARACTERS = 200
 

@@ -12,8 +12,7 @@ from typing import Any
 import grpc
 
 from privet.common.handshake import SESSION_HEADER, Refusal
-
-from .flower import (
+from privet.server.fleet.flower import (
     HEARTBEAT_DEFAULT_INTERVAL,
     ActivateNodeRequest,
     ActivateNodeResponse,
@@ -23,6 +22,7 @@ from .flower import (
     DeactivateNodeResponse,
     FleetServicer,
     LinkStateFactory,
+    NoObjectInStoreError,
     ObjectStoreFactory,
     PullMessagesRequest,
     PullMessagesResponse,
@@ -39,13 +39,13 @@ from .flower import (
     iterate_object_tree,
     validate_object_content,
 )
-from .store import MemoryStore
-from .traffic import Traffic, Upload
+from privet.server.fleet.store import MemoryStore
+from privet.server.fleet.traffic import Traffic, Upload
 
 LONG_POLL_SECONDS = 20.0
 COLLECTION_SECONDS = 2.0
 """How long a site's goodbye waits for its last reply to be collected."""
-MAX_OBJECTS = 20_000
+MAX_OBJECTS = 10_000
 """Most objects of one reply: about three an array, one more for each 5 MB."""
 MAX_ENVELOPE_BYTES = 16 << 10
 """Most bytes of a reply's metadata; its content comes as objects."""
@@ -91,7 +91,7 @@ class FleetService(FleetServicer):  # type: ignore[misc]
         request.heartbeat_interval = HEARTBEAT_DEFAULT_INTERVAL  # how long it counts as present is ours to say
         with self._entrance:
             self._state.deactivate_node(node_id)
-            response = super().ActivateNode(request, context)
+            response: ActivateNodeResponse = super().ActivateNode(request, context)
             self._traffic.enter(node_id, _token(context))
         return response
 
@@ -99,7 +99,7 @@ class FleetService(FleetServicer):  # type: ignore[misc]
         """Let a site go, once its last reply is collected: Flower drops the replies of a site that is gone."""
         self._admit(request.node_id, context)
         self._traffic.wait_until(lambda: self._traffic.collected(request.node_id), COLLECTION_SECONDS)
-        response = super().DeactivateNode(request, context)
+        response: DeactivateNodeResponse = super().DeactivateNode(request, context)
         self._traffic.leave(request.node_id)
         return response
 
@@ -107,7 +107,8 @@ class FleetService(FleetServicer):  # type: ignore[misc]
         """Keep a site that computes for long on the list of those present."""
         self._admit(request.node.node_id, context)
         request.heartbeat_interval = HEARTBEAT_DEFAULT_INTERVAL
-        return super().SendNodeHeartbeat(request, context)
+        response: SendNodeHeartbeatResponse = super().SendNodeHeartbeat(request, context)
+        return response
 
     # Messages to a site
 
@@ -122,7 +123,7 @@ class FleetService(FleetServicer):  # type: ignore[misc]
             if not context.is_active() or not self._traffic.is_newest_pull(node_id, number):
                 return PullMessagesResponse()  # nobody would get what is claimed now
             self._traffic.take_mail(node_id)
-            response = super().PullMessages(request, context)
+            response: PullMessagesResponse = super().PullMessages(request, context)
             if response.messages_list:
                 self._traffic.hand_out(node_id, response.messages_list[0].metadata.message_id)
                 return response
@@ -147,7 +148,8 @@ class FleetService(FleetServicer):  # type: ignore[misc]
         self._admit(node_id, context)
         if not self._store.holds(self._traffic.in_hand(node_id), request.object_id):
             return PullObjectResponse(object_found=False, object_available=False)
-        return super().PullObject(request, context)
+        content = self._store.get(request.object_id)  # past Flower's database: it writes a row for each object
+        return PullObjectResponse(object_found=True, object_available=bool(content), object_content=content)
 
     def ConfirmMessageReceived(
         self, request: ConfirmMessageReceivedRequest, context: Any
@@ -155,9 +157,9 @@ class FleetService(FleetServicer):  # type: ignore[misc]
         """The site has all objects of the message in hand; the server need not keep them."""
         node_id = request.node.node_id
         self._admit(node_id, context)
-        if self._traffic.in_hand(node_id) != request.message_object_id:
-            return ConfirmMessageReceivedResponse()
-        return super().ConfirmMessageReceived(request, context)
+        if self._traffic.in_hand(node_id) == request.message_object_id:
+            self._store.delete(request.message_object_id)
+        return ConfirmMessageReceivedResponse()
 
     # Replies from a site
 
@@ -168,14 +170,14 @@ class FleetService(FleetServicer):  # type: ignore[misc]
         message_id, reply_to = message.metadata.message_id, message.metadata.reply_to_message_id
         ids = _object_ids(tree)
         known = self._traffic.upload(message_id)
-        if not _sound(message) or ids is None or (known is None and self._store.registered(message_id)):
+        if not _sound(message) or not ids or (known is None and self._store.registered(message_id)):
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, Refusal.MALFORMED)
         if known is not None and (known.node_id != node_id or known.complete):
             return PushMessagesResponse()  # repeated after its answer was lost: all of it is here
         upload = Upload(node_id, message_id, reply_to, ids, outstanding=set(ids))
         self._traffic.begin(upload)
         try:
-            response = super().PushMessages(request, context)
+            response: PushMessagesResponse = super().PushMessages(request, context)
         except BaseException:
             self._traffic.end(message_id)
             raise
@@ -200,10 +202,12 @@ class FleetService(FleetServicer):  # type: ignore[misc]
         if not self._traffic.reserve(upload, len(request.object_content), self._max_reply_bytes):
             self._traffic.fail(upload, REPLY_TOO_LARGE)
             return PushObjectResponse(stored=False)
-        response = super().PushObject(request, context)
-        if response.stored:
-            self._traffic.arrived(upload, request.object_id)
-        return response
+        try:
+            self._store.put(request.object_id, request.object_content)
+        except NoObjectInStoreError:  # collected or withdrawn meanwhile
+            return PushObjectResponse(stored=False)
+        self._traffic.arrived(upload, request.object_id)
+        return PushObjectResponse(stored=True)
 
     # What Flower's service offers beyond
 
@@ -232,12 +236,12 @@ def _not_offered(context: Any) -> None:
     context.abort(grpc.StatusCode.UNIMPLEMENTED, Refusal.NOT_OFFERED)
 
 
-def _object_ids(tree: Any) -> frozenset[str] | None:
-    """The ids in a tree, or None if they are too many."""
+def _object_ids(tree: Any) -> frozenset[str]:
+    """The ids in a tree; none if they are too many."""
     ids: set[str] = set()
     for count, node in enumerate(iterate_object_tree(tree), start=1):
         if count > MAX_OBJECTS:
-            return None
+            return frozenset()
         ids.add(node.object_id)
     return frozenset(ids)
 

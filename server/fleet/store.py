@@ -8,7 +8,7 @@ objects, so nothing that one site sends can alter or delete what belongs to anot
 import threading
 from dataclasses import dataclass, field
 
-from .flower import NoObjectInStoreError, ObjectStore, ObjectTree, iterate_object_tree
+from privet.server.fleet.flower import NoObjectInStoreError, ObjectStore, ObjectTree, iterate_object_tree
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""What is under way between the server and its sites: sessions, messages handed out, uploads; and the wake-up of it all.
+"""What is under way between server and sites: sessions, messages handed out, uploads; and the wake-up for it all.
 
 A site works on one message at a time: it pulls, answers, uploads, pulls again. So a site that restarts, leaves or pulls
 again while a message handed to it has no complete reply has lost that message, and the Grid may send it anew.

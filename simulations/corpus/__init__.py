@@ -117,7 +117,7 @@ def hospital_notes(
     num_patients: int | Sequence[int] = 600,
     seed: int = 0,
     label_noise: float = 0.04,
-    skew: float = 0.8,
+    skew: float = 0.7,
 ) -> Corpus:
     """Notes of `num_patients` patients a site (one number, or one for each site), labelled with a specialty.
 
@@ -134,7 +134,7 @@ def bank_complaints(
     num_customers: int | Sequence[int] = 600,
     seed: int = 0,
     label_noise: float = 0.04,
-    skew: float = 0.8,
+    skew: float = 0.7,
 ) -> Corpus:
     """Complaints of `num_customers` customers a site, labelled with a product. Else as `hospital_notes`."""
     return _generate(_BANK, num_sites, num_customers, seed, label_noise, skew)

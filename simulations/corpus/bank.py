@@ -41,7 +41,7 @@ PRODUCTS: dict[str, Wording] = {
             "a shop abroad charged me twice",
             "the new plastic never came in the post",
             "a purchase I did not make is on the statement",
-            "my chargeback was turned down",
+            "my chargeback was turned down without a reason",
             "the card was declined at the restaurant",
             "the contactless limit was lowered overnight",
             "cash advance interest was added to a normal purchase",
@@ -171,7 +171,7 @@ COMMON: Wording = {
     "trouble": ("{core}", "{core}", "{core}", "{core}", "it comes down to {vague} and {vague}", "it is about {vague}"),
     "product": ("{noun}", "{noun}", "{brand}", "{brand}", "contract"),
     "days": range(3, 29),
-    "sum": ("{pounds} pounds", "more than {pounds} pounds", "{pounds}.50"),
+    "sum": ("{pounds} pounds", "more than {pounds} pounds", "{pounds}.50 pounds"),
     "pounds": range(15, 900),
     "month": ("January", "March", "May", "July", "September", "November"),
     "opening": (
@@ -191,9 +191,9 @@ COMMON: Wording = {
     "contact": (
         "I waited {days} minutes on the phone and was cut off",
         "three letters have not been answered",
-        "the branch sent me away",
+        "the branch sent me away with a leaflet",
         "the chat only repeats the same answer",
-        "every adviser says something else",
+        "every adviser I speak to says something else",
         "the reply I got was about something else",
     ),
     "aside": (
@@ -201,7 +201,7 @@ COMMON: Wording = {
         "my {other_noun} on the other hand works well",
         "it is not about the {other_brand}, as your letter assumed",
         "your colleague only wanted to talk about {other_brand}",
-        "in {month} you wrote that I should {other_demand}, which makes no sense here",
+        "in {month} you offered to {other_demand}, which is not my case at all",
         "my neighbour had a different case: {other_core}",
         "last year I had another problem, when {other_core}, and that was solved",
     ),
@@ -240,7 +240,7 @@ STYLES: tuple[Wording, ...] = (
     {
         "opening": (
             "Dear Sir or Madam, I wish to complain about my {product}, as {trouble}",
-            "To whom it may concern: {trouble}, which I ask you to examine under the heading {brand}",
+            "To whom it may concern, regarding {brand}: {trouble}",
         ),
         "request": (
             "I kindly request that you {demand}",
@@ -251,7 +251,7 @@ STYLES: tuple[Wording, ...] = (
     },
     {
         "opening": ("unbelievable!! {trouble}", "so, {product} again: {trouble}", "{trouble}. Really, {brand}?"),
-        "request": ("just {demand}", "sort it out", "one star from me", "never again", "answer me for once"),
+        "request": ("just {demand}", "sort it out, it cannot be that hard", "one star from me", "never again, and I tell everyone", "answer me for once"),
     },
     {
         "opening": ("branch note, {product}: customer reports that {trouble}", "at the counter about {brand}: {trouble}"),

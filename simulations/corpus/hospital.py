@@ -210,7 +210,7 @@ SPECIALTIES: dict[str, Wording] = {
 
 COMMON: Wording = {
     "complaint": ("{core}", "{core}", "{core}", "{core}", "{vague} and {core}", "{vague} and {vague}", "{vague}"),
-    "who": ("woman", "man", "patient", "retired teacher", "lorry driver", "cleaner", "farmer", "student"),
+    "who": ("woman", "man", "patient", "teacher", "lorry driver", "cleaner", "farmer", "shop assistant", "cook"),
     "age": range(19, 91),
     "weeks": range(2, 13),
     "span": ("for {weeks} weeks", "since last month", "since the spring", "on and off for a year", "for some days"),
@@ -221,17 +221,17 @@ COMMON: Wording = {
     ),
     "finding": (
         "examination shows {sign}",
-        "there is {sign} on examination",
+        "on examination {sign}",
         "{sign}, otherwise well",
         "looks well, observations stable",
-        "{test} was normal",
-        "{test} is awaited",
+        "{test}: normal",
+        "{test}: result awaited",
     ),
     "negative": (
         "denies {other_vague} or {other_core}",
         "has had neither {other_vague} nor {vague}",
-        "no change in weight, appetite or sleep",
-        "{other_test} last year was normal",
+        "no change in weight or appetite",
+        "{other_test} last year: normal",
         "no sign of {other_condition}",
     ),
     "background": (
@@ -245,6 +245,8 @@ COMMON: Wording = {
         "lives alone, walks the dog every day",
         "stopped smoking ten years ago, drinks little",
         "works nights and is worried about missing shifts",
+        "shares a flat with a sister, third floor, no lift",
+        "has just moved here, earlier records not yet at hand",
     ),
     "outlook": (
         "plan: {plan}",
@@ -294,7 +296,7 @@ STYLES: tuple[Wording, ...] = (
             "I met this {who} ({age}) on {ward} because of {complaint} {span}",
         ),
         "outlook": (
-            "I suggest we {plan}",
+            "my advice: {plan}",
             "I have prescribed {drug}",
             "I have asked for {test}",
             "I shall see them again in {weeks} weeks",
@@ -308,7 +310,7 @@ STYLES: tuple[Wording, ...] = (
     },
     {
         "opening": ("telephone review of a {who} of {age}: {complaint} {span}", "call from {ward}: {complaint} {span}, {age}"),
-        "finding": ("not examined", "sounds comfortable on the phone", "reports {sign}", "{test} was normal"),
+        "finding": ("not examined", "sounds comfortable on the phone", "reports {sign}", "{test}: normal"),
     },
 )
 

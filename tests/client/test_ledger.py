@@ -291,6 +291,26 @@ def test_threads_share_one_ledger(path: Path) -> None:
     ledger.close()
 
 
+def test_many_may_open_a_new_ledger_at_once(path: Path) -> None:
+    outcomes: list[object] = []
+    start = threading.Barrier(8)
+
+    def open_and_look() -> None:
+        start.wait()
+        try:
+            with Ledger.open(path) as ledger:
+                outcomes.append(ledger.plans())
+        except LedgerError as error:
+            outcomes.append(error)
+
+    threads = [threading.Thread(target=open_and_look) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert outcomes == [[]] * 8
+
+
 def test_a_full_disk_stops_before_training(path: Path) -> None:
     ledger, digest = opened(path)
     reserved = ledger.reserve(digest, 1, "train", BODY)

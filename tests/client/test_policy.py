@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from privet.client.policy import Committed, admit, allow_budget, describe, recheck
+from privet.client.policy import Committed, admit, allow_budget, describe, recheck, statement_for
 from privet.common.errors import Code, InputError, RefusedError
 from privet.common.privacy import calibration
 from privet.common.privacy.accountant import epsilon as composed_epsilon
@@ -265,3 +265,17 @@ def test_the_words_cannot_steer_a_terminal() -> None:
     plan = type(make_plan()).model_validate(raw)
     for line in describe(plan, make_admission(plan), make_site(), None):
         assert line.isprintable()
+
+
+def test_the_statement_is_of_the_whole_horizon() -> None:
+    approved, site = make_admission(make_plan()), make_site(member={"declared_weight": 120.0})
+    stated, event = statement_for(approved, site), approved.event
+    assert event is not None
+    assert stated.guarantee
+    assert stated.delta == approved.delta
+    assert stated.epsilon == composed_epsilon([event] * 4, approved.delta)
+    assert (stated.rounds, stated.local_steps, stated.noise_multiplier) == (4, 2, 1.25)
+    assert (stated.released, stated.declared_weight) == (("update",), 120.0)
+    with pytest.raises(RefusedError) as caught:
+        statement_for(replace(approved, decision="refused", code=Code.REFUSED_BUDGET, event=None), site)
+    assert caught.value.code is Code.REFUSED_BUDGET

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import stat
 import tomllib
 from pathlib import Path
@@ -76,7 +77,20 @@ def test_template_states_every_default(tmp_path: Path) -> None:
     derived = {("task", "buckets"), ("model", "feature_scale"), ("server", "public")}
     for table, keys in plan.items():
         if isinstance(keys, dict):
+            if table == "simulation":
+                continue
             assert set(raw[table]) == {key for key in keys if (table, key) not in derived}
+
+
+def test_tables_left_as_comments_are_real_ones(tmp_path: Path) -> None:
+    _init_federation(tmp_path)
+    path = tmp_path / "federation.toml"
+    plan, comments = path.read_text().split("# [server.public]")
+    path.write_text(plan + "[server.public]" + re.sub(r"(?m)^# (?=\[|\w+ = )", "", comments))
+    federation = load_federation(path)
+    assert federation.server.public is not None
+    assert federation.simulation.unit == "patient_id"
+    assert federation.plan.digest == load_invite(tmp_path / "invite.toml").digest
 
 
 def test_base_is_found_and_digested(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -158,7 +158,7 @@ def test_unsound_certificates_are_told_apart(tmp_path: Path, monkeypatch: pytest
 
     def refused(pattern: str, **changed: Path) -> None:
         with pytest.raises(ConfigError, match=pattern) as caught:
-            load_certificates(ServerSpec(**(pieces | changed)))
+            load_certificates(ServerSpec.model_validate(pieces | changed))
         assert caught.value.mend
         assert caught.value.where
 
@@ -170,8 +170,10 @@ def test_unsound_certificates_are_told_apart(tmp_path: Path, monkeypatch: pytest
     refused("no PEM private key", key=tmp_path / "junk")
     refused("does not belong", key=other / "server.key")
     refused("not signed by", ca=other / "ca.crt")
-    (tmp_path / "chain").write_bytes((own / "server.crt").read_bytes() + (other / "ca.crt").read_bytes())
-    refused("chain", certificate=tmp_path / "chain")
+    (tmp_path / "two").write_bytes((other / "server.crt").read_bytes() + (own / "ca.crt").read_bytes())
+    refused("chain is broken", certificate=tmp_path / "two", key=other / "server.key")
+    (tmp_path / "two").write_bytes((own / "server.crt").read_bytes() + (own / "ca.crt").read_bytes())
+    load_certificates(ServerSpec.model_validate(pieces | {"certificate": tmp_path / "two"}))
     for days, pattern in ((-1, "expired on"), (826, "expired on"), (3651, "expired on")):
         if days > 0:
             monkeypatch.setattr(certificates, "_BACKDATED", datetime.timedelta(days=days))

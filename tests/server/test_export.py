@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+
 from privet.common.config import load_federation
 from privet.common.errors import ModelError, RunError
 from privet.common.model import Classifier, load_tokenizer
 from privet.server import export
 from privet.server.export import export_adapter, export_sentence_transformers
-
 from tests.tiny_models import Kind, tiny_base, tiny_plan, trained
 
 TEXTS = ["The patient has a fever", "no", "my card was charged twice, please refund today!", "zebra " * 60]
@@ -169,7 +169,9 @@ def test_export_replaces_a_folder_whole_or_not_at_all(tmp_path: Path, monkeypatc
                 real = os.rename
                 calls: list[Any] = []
                 patch.setattr(
-                    os, "rename", lambda a, b, real=real, calls=calls: fail() if calls.append(a) or len(calls) == 2 else real(a, b)
+                    os,
+                    "rename",
+                    lambda a, b, real=real, calls=calls: fail() if calls.append(a) or len(calls) == 2 else real(a, b),
                 )
             with pytest.raises(RunError, match="No space left"):
                 export_adapter(classifier, base, folder)

@@ -1,0 +1,5 @@
+"""`python -m privet.common.cli`."""
+
+from . import main
+
+main()

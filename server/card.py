@@ -1,0 +1,226 @@
+"""The adapter's model card and privacy.json: what was trained, how good it is, and each site's privacy statement."""
+
+import html
+import json
+import math
+import re
+import textwrap
+from collections.abc import Mapping
+from decimal import ROUND_CEILING, Decimal
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from privet.common.config import Plan
+from privet.common.privacy.statement import FALSE_POSITIVE_RATE, Statement
+
+NOT_COVERED = (
+    "A site whose computer is compromised.",
+    "A site that lies in order to spoil the model.",
+    "When a site was online, how long it took, and when it dropped out.",
+    "A site whose ledger was rolled back together with every copy of its newest entry.",
+    "Settings chosen from private results outside the ledger.",
+    "Attacks on the rounding of floating-point noise: it is rounded to a public grid, which is a mitigation, not an "
+    "exact discrete mechanism.",
+    "A person whose text is at several sites: each site's guarantee holds for itself, and they compose.",
+)
+
+_ADJACENCY = {
+    "epsilon": "add or remove one unit, all its records at all times",
+    "epsilon_replace": "replace one unit: any change within it",
+}
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
+_MAX_LABELS = 100  # listed in the card; plan.toml has all
+
+
+def privacy_json(plan: Plan, statements: Mapping[str, Statement], *, guarantee: bool, reason: str) -> dict[str, Any]:
+    """The document privacy.json: every site's statement under its name, never averaged.
+
+    `guarantee` is false too where a site's statement has none, or no site stated anything; `reason` then says why.
+    """
+    lacking = [f"{name}: {s.reason}" for name, s in sorted(statements.items()) if not s.guarantee]
+    held = guarantee and bool(statements) and not lacking
+    return {
+        "format": 1,
+        "name": plan.name,
+        "plan": plan.digest,
+        "guarantee": held,
+        "reason": "" if held else reason or (lacking[0] if lacking else "no site stated a guarantee"),
+        "adjacency": _ADJACENCY,
+        "sites": {name: statement.to_json() for name, statement in sorted(statements.items())},
+        "not_covered": list(NOT_COVERED),
+    }
+
+
+def model_card(
+    plan: Plan,
+    *,
+    statements: Mapping[str, Statement],
+    results: Mapping[str, Any] | None,
+    rounds_done: int,
+    simulated: bool,
+) -> str:
+    """README.md of the adapter's folder, with the head of metadata that model hubs read.
+
+    results: public metrics of these very weights, where the server had a public file.
+    rounds_done: rounds whose updates went into the weights.
+    """
+    return (
+        _environment()
+        .get_template("card.md.j2")
+        .render(
+            plan=plan,
+            hub_id=hub_id(plan.model.base),
+            base=plan.model.base,
+            shown_labels=plan.task.labels[:_MAX_LABELS],
+            statements=dict(sorted(statements.items())),
+            unguaranteed=[name for name, statement in sorted(statements.items()) if not statement.guarantee],
+            words=grouped_words(statements),
+            results=results,
+            recall=list((results or {}).get("recall", {}).items())[:_MAX_LABELS],
+            rounds_done=rounds_done,
+            simulated=simulated,
+            snippet=loading_snippet(plan),
+            not_covered=NOT_COVERED,
+            false_positives=f"{100 * FALSE_POSITIVE_RATE:g} %",
+        )
+    )
+
+
+def hub_id(base: str) -> str | None:
+    """`model.base` where it is a hub id: not a package, and no folder of this machine (which `model` would prefer)."""
+    return base if _HUB_ID.fullmatch(base) and not Path(base).is_dir() else None
+
+
+def loading_snippet(plan: Plan) -> str:
+    """Python that labels one text by the adapter, without privet."""
+    base = plan.model.base
+    head = ["import tomllib"]
+    if base.startswith("package:"):
+        head.append("from importlib.util import find_spec")
+        name = base.removeprefix("package:")
+        where = [f"package = Path(find_spec({_literal(name)}).submodule_search_locations[0])"]
+        where.append('base = package / "model" if (package / "model").is_dir() else package')
+    else:
+        where = [
+            f"base = {_literal(base)}" + ("" if hub_id(base) else "  # the folder of the base model on your machine")
+        ]
+    mean = plan.model.pooling == "mean"
+    loading = _MEAN if mean else _CLS
+    imports = [
+        "from pathlib import Path",
+        "",
+        "import torch",
+        "from peft import PeftModel",
+        *(["from safetensors.torch import safe_open"] if mean else []),
+        f"from transformers import {'AutoModel' if mean else 'AutoModelForSequenceClassification'}, AutoTokenizer",
+        "",
+        'adapter = "."  # the folder of this card',
+        *where,
+        'text = "Put a text here."',
+        "",
+    ]
+    return "\n".join([*head, *imports]) + "\n" + loading
+
+
+def _literal(text: str) -> str:
+    """A string of Python on one line: JSON's strings are Python's, too."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+_READ = """\
+plan = tomllib.loads(Path(adapter, "plan.toml").read_text(encoding="utf-8"))
+labels = plan["task"]["labels"]
+tokenizer = AutoTokenizer.from_pretrained(adapter)
+inputs = tokenizer([text], truncation=True, max_length=plan["task"]["max_length"], padding=True, return_tensors="pt")
+"""
+_SHOW = """\
+probability, best = logits.softmax(-1)[0].max(-1)
+print(labels[best], f"{probability:.4f}")
+"""
+_CLS = (
+    _READ
+    + """\
+model = AutoModelForSequenceClassification.from_pretrained(
+    base, num_labels=len(labels), dtype=torch.float32, ignore_mismatched_sizes=True
+)
+model = PeftModel.from_pretrained(model, adapter).eval()
+with torch.inference_mode():
+    logits = model(**inputs).logits
+"""
+    + _SHOW
+)
+_MEAN = (
+    _READ
+    + """\
+model = PeftModel.from_pretrained(AutoModel.from_pretrained(base, dtype=torch.float32), adapter).eval()
+with torch.inference_mode(), safe_open(Path(adapter, "head.safetensors"), framework="pt") as head:
+    mask = inputs["attention_mask"].unsqueeze(-1)
+    mean = (model(**inputs).last_hidden_state * mask).sum(1) / mask.sum(1)
+    features = torch.nn.functional.normalize(mean, dim=-1) * float(head.metadata()["feature_scale"])
+    logits = features @ head.get_tensor("weight").T + head.get_tensor("bias")
+"""
+    + _SHOW
+)
+
+
+def grouped_words(statements: Mapping[str, Statement]) -> list[tuple[list[str], list[str]]]:
+    """Each statement's words once, with the names of the sites that say just that."""
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for name, statement in sorted(statements.items()):
+        groups.setdefault(tuple(statement.in_words()), []).append(name)
+    return [(names, list(words)) for words, names in groups.items()]
+
+
+def loss_text(value: float | None, digits: int = 2) -> str:
+    """A privacy loss or a bound, rounded up so that it never understates; ∞ for None.
+
+    >>> loss_text(3.1401), loss_text(2.0), loss_text(None)
+    ('3.15', '2.00', '∞')
+    """
+    if value is None or math.isinf(value):
+        return "∞"
+    return str(Decimal(repr(value)).quantize(Decimal(1).scaleb(-digits), ROUND_CEILING))
+
+
+def number_text(value: float, digits: int = 3) -> str:
+    """A short number.
+
+    >>> number_text(1e-05), number_text(12.3456), number_text(8.0)
+    ('1e-5', '12.3', '8')
+    """
+    return re.sub(r"e([+-])0*", lambda found: "e" + found[1].strip("+"), f"{value:.{digits}g}")
+
+
+def markdown(text: object) -> str:
+    """Any text as one line of Markdown that shows just it.
+
+    >>> markdown("a|b\\n<i> [x](y) card_arrival http://z")
+    'a&#124;b &lt;i&gt; &#91;x&#93;(y) card_arrival http&#58;//z'
+    """
+    return _SIGNS.sub(lambda found: f"&#{ord(found[0])};", html.escape(" ".join(str(text).split()), quote=False))
+
+
+# What means something inside a line: emphasis, code, links, cells, mathematics, mentions. Not the & of an entity.
+_SIGNS = re.compile(r"[|`*\[\]\\~$@]|(?<!\w)_|_(?!\w)|:(?=//)")
+
+
+def _flow(text: str) -> str:
+    """A paragraph, its lines filled anew."""
+    return textwrap.fill(" ".join(text.split()), 120, break_long_words=False, break_on_hyphens=False)
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("privet.server"),
+        autoescape=False,  # Markdown: what is not ours goes through the filter `md`
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"md": markdown, "loss": loss_text, "num": number_text, "flow": _flow}
+    return environment
