@@ -162,5 +162,3 @@ class Agent:
 
 def _reply(code: Code, plan_digest: str, round: int = 0) -> Reply:
     return Reply(ReplyBody(code=code, plan_digest=plan_digest, round=round))
-
-

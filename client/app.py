@@ -35,7 +35,7 @@ def run_client(site: Site, on_event: Listener) -> None:
 
     torch.set_num_threads(site.resources.threads)
     membership = site.membership
-    records = load_records(site, ())
+    records = load_records(site, None)
     key = load_site_key(membership.key)
     try:
         ca = membership.ca.read_bytes()
@@ -64,9 +64,7 @@ def run_client(site: Site, on_event: Listener) -> None:
 class _Serving:
     """Between the link's records and the agent's requests: parses strictly, passes the secure noise, ends the process."""
 
-    def __init__(
-        self, site: Site, records: Records, ledger: Ledger, stop: threading.Event, on_event: Listener
-    ) -> None:
+    def __init__(self, site: Site, records: Records, ledger: Ledger, stop: threading.Event, on_event: Listener) -> None:
         self._site, self._ledger, self._stop, self._on_event = site, ledger, stop, on_event
         self._noise = SecureNoise()
         self._agent = Agent(site, records, ledger, self._tell)
@@ -128,5 +126,3 @@ def _stop_on_signals() -> Iterator[threading.Event]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-
-

@@ -39,7 +39,9 @@ def check_site(file: Path, plan_file: Path | None, assignments: Sequence[str]) -
         records = load_records(site, None)
         lines += report.lines(records.report, site)
         document["data"] = report.to_json(records.report)
-        lines.append("With --plan FILE (the invite.toml or federation.toml) the labels, lengths and the price are shown.")
+        lines.append(
+            "With --plan FILE (the invite.toml or federation.toml) the labels, lengths and the price are shown."
+        )
         return document, lines
 
     records = load_records(site, plan.task.labels)
@@ -117,5 +119,3 @@ def _update_bytes(plan: Plan, folder: Path) -> int:
 
     spec = build_classifier(plan, folder).spec
     return 4 * method_for(plan).trainable(spec, 1).size
-
-

@@ -8,7 +8,7 @@ content.
 import hmac
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -39,13 +39,25 @@ class Records:
     units: npt.NDArray[np.int64]
     num_units: int
     report: DataReport
+    local_labels: list[str]  # [N], NFC, trimmed: as the file has them
+
+    def relabel(self, labels: Sequence[str], label_map: Mapping[str, str]) -> "Records":
+        """The same records under a plan's labels; the report stays that of the first reading.
+
+        A function of plan and site file only: no file is read again, and no record makes it fail.
+        Raises: DataError where the map does not fit the plan.
+        """
+        known = _known_labels(label_map, labels)
+        indices = _fixed([known.get(label, UNKNOWN) for label in self.local_labels])
+        return replace(self, labels=indices)
 
     def __repr__(self) -> str:
         return "Records(private)"
 
 
-def load_records(site: Site, labels: Sequence[str], *, allow_empty: bool = False) -> Records:
-    """Read the site's file and group its records by unit; `labels` are the plan's.
+def load_records(site: Site, labels: Sequence[str] | None, *, allow_empty: bool = False) -> Records:
+    """Read the site's file and group its records by unit; `labels` are the plan's, None where no plan is known yet:
+    then every label is UNKNOWN until `Records.relabel`.
 
     A local label becomes a plan label by `data.label_map`, else as it stands; both are compared in NFC, trimmed. Unit
     ids are text, NFC, trimmed. With `unit = "record"` the id is an HMAC of text and label, so that duplicates are one
@@ -54,7 +66,7 @@ def load_records(site: Site, labels: Sequence[str], *, allow_empty: bool = False
     Raises: DataError for what the operator must mend; for no usable row, unless `allow_empty`.
     """
     data = site.data
-    known = _known_labels(data.label_map, labels)
+    known = {} if labels is None else _known_labels(data.label_map, labels)
     if data.unit == RECORD and data.exclude is not None:
         mend = "name a unit column, or remove data.exclude and take those rows out of the file."
         raise DataError('with unit = "record" no record has an id to exclude.', where="data.exclude", mend=mend)
@@ -68,7 +80,7 @@ def load_records(site: Site, labels: Sequence[str], *, allow_empty: bool = False
     for row, text, label, unit in zip(table.rows, texts, local_labels, units, strict=True):
         kept.add(row, text or "", _plain(label or ""), None if data.unit == RECORD else _plain(unit or ""))
 
-    records = kept.records(site, labels, table.unreadable, len(table.rows) + len(table.unreadable))
+    records = kept.records(site, labels or (), table.unreadable, len(table.rows) + len(table.unreadable))
     if not records.texts and not allow_empty:
         report = records.report
         what = (
@@ -130,6 +142,7 @@ class _Kept:
         self.key, self.known, self.excluded = key, known, excluded
         self.texts: list[str] = []
         self.labels: list[int] = []
+        self.local_labels: list[str] = []
         self.members: list[int] = []
         self.units: dict[str | bytes, int] = {}
         self.contents: set[bytes] = set()
@@ -159,6 +172,7 @@ class _Kept:
             self.told["unknown_label"].append(row)
         self.texts.append(text)
         self.labels.append(index)
+        self.local_labels.append(label)
         self.members.append(self.units.setdefault(content if unit is None else unit, len(self.units)))
 
     def records(self, site: Site, labels: Sequence[str], unreadable: Sequence[int], rows: int) -> Records:
@@ -182,7 +196,7 @@ class _Kept:
             exclude_unmatched=len(self.excluded - self.matched),
             declared_units_off=not num_units / 2 <= site.budget.declared_units <= 2 * num_units,
         )
-        return Records(self.texts, label_array, unit_array, num_units, report)
+        return Records(self.texts, label_array, unit_array, num_units, report, self.local_labels)
 
 
 def _content(key: bytes, text: str, label: str) -> bytes:

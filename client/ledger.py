@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Literal, Self
 
 import platformdirs
+
 from privet.client.ledger_file import LedgerError, open_file, transaction
 from privet.client.ledger_rows import (
     EventRow,

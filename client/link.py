@@ -63,7 +63,7 @@ class LinkEvent(StrEnum):
     CONNECTING = "connecting"
     ONLINE = "online"
     RETRYING = "retrying"
-    WORKING = "working"  # a request arrived and is being answered
+    WORKING = "working"  # on the answer to a request
     IDLE = "idle"  # its reply was taken by the server
     FAILED = "failed"  # it could not be answered, or its reply not be delivered; the text never leaves this machine
     STOPPED = "stopped"
@@ -204,9 +204,12 @@ class _Link:
 
     def _handle(self, node: Node, message: Message, tree: ObjectTree) -> None:
         """Fetch a request, answer it, deliver the reply."""
-        self._say(LinkEvent.WORKING, "a request arrived")
         try:
-            reply = Message(self._answered(self._fetch(node, message, tree)), reply_to=message)
+            request = self._fetch(node, message, tree)
+            if self._stop.is_set():
+                raise StoppedError
+            self._say(LinkEvent.WORKING, "answering a request")
+            reply = Message(self._answered(request), reply_to=message)
         except (_DroppedError, _UnregisteredError, StoppedError, TransportError):
             raise
         except Exception as error:  # whatever it is, it may hold private text: it stays here

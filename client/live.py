@@ -45,7 +45,9 @@ class View:
             whole = float(self.budget["epsilon"])
             spent = min(_BAR, round(_BAR * float(self.budget["spent_epsilon"]) / whole))
             reserved = min(_BAR - spent, max(0, round(_BAR * float(self.budget["reserved_epsilon"]) / whole) - spent))
-            bar = Text("█" * spent, "red") + Text("▒" * reserved, "yellow") + Text("░" * (_BAR - spent - reserved), "dim")
+            bar = (
+                Text("█" * spent, "red") + Text("▒" * reserved, "yellow") + Text("░" * (_BAR - spent - reserved), "dim")
+            )
             words = (
                 f"  ε spent {self.budget['spent_epsilon']:.2f}, reserved {self.budget['reserved_epsilon']:.2f}, "
                 f"left {self.budget['left_epsilon']:.2f} of {whole:g}; {self.budget['rounds']} rounds"

@@ -82,12 +82,8 @@ def recheck(plan: Plan, admission: Admission, site: Site, committed: Committed) 
     _allow_unit(unit_kind(site), event.unit)
     _allow_rate(event.sample_rate, site)
     if event.noise_multiplier < floor:
-        raise RefusedError(
-            Code.REFUSED_POLICY,
-            f"Expected noise_multiplier >= policy.min_noise_multiplier = {floor:g}, approved was "
-            f"{event.noise_multiplier:g}.",
-            mend="lower the minimum, or let the plan be refused.",
-        )
+        what = f"Expected noise_multiplier >= policy.min_noise_multiplier = {floor:g}, got {event.noise_multiplier:g}."
+        raise RefusedError(Code.REFUSED_POLICY, what, mend="lower the minimum, or let the plan be refused.")
     allow_budget(plan.name, site, committed)
 
 
@@ -269,11 +265,9 @@ def _expected_batch(plan: Plan, site: Site) -> int:
         return plan.training.expected_batch
     own = site.federation[plan.name].expected_batch
     if own is None:
-        raise RefusedError(
-            Code.REFUSED_POLICY,
-            'The plan says expected_batch = "site", and the site file states none.',
-            mend=f"set federation.{plan.name}.expected_batch to a number of units.",
-        )
+        what = 'The plan says expected_batch = "site", and the site file states none.'
+        mend = f"set federation.{plan.name}.expected_batch to a number of units."
+        raise RefusedError(Code.REFUSED_POLICY, what, mend=mend)
     return own
 
 

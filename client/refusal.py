@@ -4,6 +4,7 @@ from enum import Enum, auto
 from typing import Any
 
 import grpc
+
 from privet.common.errors import TransportError
 from privet.common.handshake import Refusal
 
@@ -123,14 +124,16 @@ def _certificate_fault(details: str, address: str) -> TransportError | None:
             where=address,
             mend="Check this machine's clock; if it is right, the server's operator must renew the certificate.",
         )
-    if "certificate_verify_failed" in text:
+    if "certificate" in text and "ssl_error_ssl" in text and "wrong_version" not in text:
         return TransportError(
             "The server's certificate is not signed by the CA that site.toml names.",
             where=address,
             mend="Take the CA file from the server's operator anew. If it is the right one, somebody sits in between.",
         )
-    if "wrong_version_number" in text or "http_request" in text:
+    if "ssl_error_ssl" in text:  # a peer that went away in the handshake is another error, and tried again
         return TransportError(
-            "What answers there does not speak TLS.", where=address, mend="Check the address and the port in site.toml."
+            "What answers there does not speak TLS as a privet server does.",
+            where=address,
+            mend="Check the address and the port in site.toml.",
         )
     return None

@@ -100,6 +100,8 @@ def warnings(report: DataReport) -> list[str]:
     found = []
     if not report.records:
         found.append("No row is usable.")
+    elif not report.label_counts:
+        pass  # no plan yet: nothing is known or unknown
     elif not any(report.label_counts.values()):
         found.append("No record has a label of the plan: every record would contribute zero. Check data.label_map.")
     elif report.one_class:
@@ -108,7 +110,7 @@ def warnings(report: DataReport) -> list[str]:
         found.append("Some rows are unreadable and left out. Check data.encoding, quotes and the number of fields.")
     if report.no_unit.count:
         found.append("Some rows name no unit and are left out.")
-    if report.unknown_label.count:
+    if report.unknown_label.count and report.label_counts:
         found.append("Some records have a label that the plan does not have and contribute zero. Check data.label_map.")
     if report.exclude_unmatched:
         number = f"{report.exclude_unmatched:,} of {report.exclude_ids:,}"
@@ -167,7 +169,7 @@ def _sections(report: DataReport, token_lengths: Tokens | None, buckets: Sequenc
                 ("units with more than max_records", f"{report.over_max_records:.1%}"),
             ],
         ),
-        ("Labels", [*labels, ("unknown, contributing zero", str(report.unknown_label))]),
+        *([("Labels", [*labels, ("unknown, contributing zero", str(report.unknown_label))])] if ordered else []),
         ("Texts", [("words", str(report.words)), ("characters", str(report.characters))]),
     ]
     if token_lengths is not None:

@@ -14,12 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from privet.client.gradients import GradientEngine
 from privet.common.adapter import Floats
 from privet.common.examples import Examples
 from privet.common.privacy.events import TrainEvent
 from privet.common.privacy.noise import NoiseSource, privatise
-
-from .gradients import GradientEngine
 
 _TINY = 1e-30
 _MARGIN = 1.001  # covers the rounding of the norm

@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from privet.client.gradients import OpacusEngine
+from privet.client.trainer import TrainSpec, train
 from privet.common.adapter import AdapterSpec, Arrays, Floats
 from privet.common.config import Plan
 from privet.common.examples import Batch, Examples, FeatureExamples, TokenExamples, tokenise
@@ -16,9 +18,6 @@ from privet.common.model import Classifier, build_classifier, load_tokenizer
 from privet.common.privacy.events import TrainEvent
 from privet.common.privacy.noise import NoiseSource
 from privet.common.tasks.classification import per_example_loss
-
-from .gradients import OpacusEngine
-from .trainer import TrainSpec, train
 
 
 class LabelledTexts(Protocol):

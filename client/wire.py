@@ -13,6 +13,7 @@ from typing import Any
 
 import grpc
 from cryptography.hazmat.primitives.asymmetric import ec
+
 from privet.client.flower import (
     HEARTBEAT_DEFAULT_INTERVAL,
     FleetStub,

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import ModelError, WireError
+from privet.common.errors import ModelError, WireError
 
 Floats = NDArray[np.float32]
 Arrays = Mapping[str, Floats]
@@ -123,6 +123,10 @@ def load(path: Path) -> dict[str, Floats]:
     try:
         return dict(load_file(path))
     except FileNotFoundError:
-        raise ModelError("no such file.", where=str(path), mend="give the folder of a finished run's adapter.") from None
+        raise ModelError(
+            "no such file.", where=str(path), mend="give the folder of a finished run's adapter."
+        ) from None
     except (SafetensorError, OSError) as error:
-        raise ModelError(f"not a readable safetensors file ({error}).", where=str(path), mend="write it again.") from None
+        raise ModelError(
+            f"not a readable safetensors file ({error}).", where=str(path), mend="write it again."
+        ) from None

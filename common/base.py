@@ -9,9 +9,9 @@ import json
 from functools import lru_cache
 from pathlib import Path
 
-from .errors import ModelError
+from privet.common.errors import ModelError
 
-_TOKENIZER_FILES = (
+TOKENIZER_FILES = (
     "added_tokens.json",
     "merges.txt",
     "special_tokens_map.json",
@@ -41,7 +41,9 @@ def resolve_base(base: str) -> Path:
     folder = Path(base).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
-            raise ModelError("the folder has no config.json.", where=str(folder), mend="give a transformers model folder.")
+            raise ModelError(
+                "the folder has no config.json.", where=str(folder), mend="give a transformers model folder."
+            )
         return folder
     return _from_hub(base)
 
@@ -50,7 +52,7 @@ def _from_hub(base: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
-    patterns = ["config.json", "*.safetensors", *_TOKENIZER_FILES]
+    patterns = ["config.json", "*.safetensors", *TOKENIZER_FILES]
     for local_only in (True, False):
         try:
             folder = Path(snapshot_download(base, allow_patterns=patterns, local_files_only=local_only))
@@ -89,7 +91,7 @@ def base_digest(folder: Path) -> str:
             where=str(folder),
             mend="convert the weights to safetensors.",
         )
-    files = [folder / "config.json", *(folder / name for name in _TOKENIZER_FILES), *weights]
+    files = [folder / "config.json", *(folder / name for name in TOKENIZER_FILES), *weights]
     listing = []
     for path in sorted(file for file in files if file.is_file()):
         status = path.stat()

@@ -7,7 +7,7 @@ SESSION_HEADER = "privet-session"
 
 
 class Refusal(StrEnum):
-    """The details of an RPC that the server refused. The last two are Flower's own wording."""
+    """The details of an RPC that the server refused. The last two are worded as Flower words them."""
 
     NOT_ENROLLED = "key not enrolled"
     TAKEN_OVER = "another instance of this site took over"

@@ -8,7 +8,7 @@ import hashlib
 
 import numpy as np
 
-from .adapter import AdapterSpec, Entry, Floats, Role
+from privet.common.adapter import AdapterSpec, Entry, Floats, Role
 
 
 def uniform(entry: Entry, seed: int) -> Floats:

@@ -18,10 +18,10 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from pydantic import Field, ValidationError
 
-from .adapter import Arrays, Floats
-from .config.plan import Table
-from .errors import Code, WireError
-from .privacy.statement import Statement
+from privet.common.adapter import Arrays, Floats
+from privet.common.config.plan import Table
+from privet.common.errors import Code, WireError
+from privet.common.privacy.statement import Statement
 
 _STYPE = "privet.float32.le"
 _MAX_BODY = 4 << 20

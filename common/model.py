@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .adapter import AdapterSpec, Arrays, Entry, Floats, Role
-from .base import base_digest, checked_base, resolve_base
-from .config import Plan
-from .errors import ModelError
-from .initial import initial_adapter
+from privet.common.adapter import AdapterSpec, Arrays, Entry, Floats, Role
+from privet.common.base import base_digest, checked_base, resolve_base
+from privet.common.config import Plan
+from privet.common.errors import ModelError
+from privet.common.initial import initial_adapter
 
 __all__ = ["Classifier", "base_digest", "build_classifier", "checked_base", "load_tokenizer", "resolve_base"]
 
@@ -139,7 +139,9 @@ def model_type(folder: Path) -> str:
     try:
         kind = str(json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type"))
     except (OSError, ValueError, AttributeError) as error:
-        raise ModelError(f"config.json cannot be read ({error}).", where=str(folder), mend="copy the model again.") from None
+        raise ModelError(
+            f"config.json cannot be read ({error}).", where=str(folder), mend="copy the model again."
+        ) from None
     if kind not in _TARGETS:
         raise ModelError(
             f"a model of type {kind!r}.", where=str(folder), mend=f"use one of {', '.join(sorted(_TARGETS))}."
@@ -177,7 +179,9 @@ def build_classifier(plan: Plan, folder: Path) -> Classifier:
             where="task.max_length",
             mend=f"set at most {longest}.",
         )
-    settings: dict[str, Any] = dict(local_files_only=True, dtype=torch.float32, use_safetensors=True, **_NO_DROPOUT[kind])
+    settings: dict[str, Any] = dict(
+        local_files_only=True, dtype=torch.float32, use_safetensors=True, **_NO_DROPOUT[kind]
+    )
     labels = plan.task.labels
     with _quiet_loading():
         if plan.model.pooling == "cls":

@@ -13,7 +13,7 @@ _SWITCHES = {
     "FLWR_DISABLE_UPDATE_CHECK": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
     "HF_HUB_DISABLE_TELEMETRY": "1",
-    "GRPC_VERBOSITY": "NONE",
+    "GRPC_VERBOSITY": "NONE",  # read when grpc is imported, which `import flwr` does
 }
 _OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 

@@ -10,13 +10,12 @@ from privet.common.config import Federation
 from privet.common.errors import ConfigError
 from privet.common.methods import method_for
 from privet.common.model import build_classifier, initial_arrays, load_tokenizer
-
-from .enrolment import load_certificates, load_sites
-from .evaluation import PublicEvaluator, load_public
-from .fleet import Fleet
-from .roster import Event, Listener
-from .run_folder import RunFolder
-from .strategy import PrivetStrategy
+from privet.server.enrolment import is_invite_stale, load_certificates, load_sites
+from privet.server.evaluation import PublicEvaluator, load_public
+from privet.server.fleet import Fleet
+from privet.server.roster import Event, Listener
+from privet.server.run_folder import RunFolder
+from privet.server.strategy import PrivetStrategy
 
 
 def run_server(federation: Federation, file: Path, on_event: Listener) -> Path:
@@ -51,6 +50,9 @@ def run_server(federation: Federation, file: Path, on_event: Listener) -> Path:
     try:
         fleet.start()
         listen({"event": "listening", "address": server.address, "port": fleet.port, "sites": sorted(allowed.values())})
+        if is_invite_stale(file.parent / "invite.toml", plan):
+            text = "invite.toml names another plan than this one: run `privet init invite` and send it to the sites."
+            listen({"event": "warning", "text": text})
         with fleet.run() as grid:
             grid.on_reply = lambda message: on_event(
                 {"event": "reply", "site": fleet.name_of(message.metadata.src_node_id)}
@@ -76,7 +78,7 @@ def run_server(federation: Federation, file: Path, on_event: Listener) -> Path:
             simulated=False,
             command=f"privet server {shlex.quote(file.name)}",
         )
-        listen({"event": "finished", "run": str(folder.path), "rounds": strategy.completed})
+        listen({"event": "finished", "run": str(folder.path.resolve()), "rounds": strategy.completed})
         return folder.path
     finally:
         fleet.close()

@@ -42,7 +42,13 @@ class PublicEvaluator:
     """Holds the tokenised public file; frozen features are computed once where only the last layer is trained."""
 
     def __init__(
-        self, plan: Plan, classifier: Classifier, tokenizer: object, texts: Sequence[str], truth: Sequence[int], frozen: bool
+        self,
+        plan: Plan,
+        classifier: Classifier,
+        tokenizer: object,
+        texts: Sequence[str],
+        truth: Sequence[int],
+        frozen: bool,
     ) -> None:
         self._plan, self._classifier = plan, classifier
         self._truth = np.asarray(truth, np.int64)

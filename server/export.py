@@ -18,7 +18,7 @@ import tomli_w
 import torch
 
 from privet.common import adapter
-from privet.common.base import _TOKENIZER_FILES as TOKENIZER_FILES
+from privet.common.base import TOKENIZER_FILES
 from privet.common.config import Plan
 from privet.common.errors import ModelError, RunError
 from privet.common.model import Classifier, load_tokenizer
@@ -46,7 +46,7 @@ def export_adapter(
     plan, encoder = classifier.plan, classifier.encoder
     # "auto" would look up the base's configuration on the hub to see whether its embeddings were resized.
     weights = get_peft_model_state_dict(encoder, save_embedding_layers=False)
-    config: Any = copy.deepcopy(encoder.peft_config["default"])  # type: ignore[index,union-attr]
+    config: Any = copy.deepcopy(encoder.peft_config["default"])  # type: ignore[index]
     config.base_model_name_or_path = plan.model.base
     config.inference_mode = True
     with _replaced(folder) as draft:
@@ -188,7 +188,10 @@ def _replaced(folder: Path) -> Iterator[Path]:
     try:
         draft.mkdir(parents=True)
         yield draft
+        mode = (draft / "plan.toml").stat().st_mode
         for path in [*draft.rglob("*"), draft]:
+            if path.is_file():
+                path.chmod(mode)  # safetensors' writer makes files that only their owner may read
             _flush(path)
         if folder.exists():
             folder.rename(old)

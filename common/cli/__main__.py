@@ -1,5 +1,5 @@
 """`python -m privet.common.cli`."""
 
-from . import main
+from privet.common.cli import main
 
 main()

@@ -5,22 +5,23 @@ from typing import Annotated
 
 import typer
 
-from .options import AsJson
+from privet.common.cli.options import AsJson
 
 
 def demo(
-    folder: Annotated[Path | None, typer.Option("--folder", help="Where its files are made. Default: runs/demo-UTC.")] = None,
+    folder: Annotated[
+        Path | None, typer.Option("--folder", help="Where its files are made. Default: runs/demo-UTC.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Three generated hospitals, a server and three clients over gRPC and TLS on this machine."""
     import sys
 
+    from privet.common.cli import leave
+    from privet.common.cli.run import _terminate_as_interrupt
     from privet.common.errors import ConfigError
     from privet.server.live import watch
     from privet.simulations.demo import Outcome, run_demo
-
-    from . import leave
-    from .run import _terminate_as_interrupt
 
     if folder is not None and folder.exists():
         raise ConfigError("the folder exists.", where=str(folder), mend="give one that does not.")
@@ -34,7 +35,19 @@ def demo(
     if as_json:
         import json
 
-        print(json.dumps({"event": "outcome", "run": str(outcome.run), "together": outcome.together, "alone": dict(outcome.alone), "ceiling": outcome.ceiling, "epsilon": dict(outcome.epsilon), "seconds": round(outcome.seconds, 1)}))
+        print(
+            json.dumps(
+                {
+                    "event": "outcome",
+                    "run": str(outcome.run),
+                    "together": outcome.together,
+                    "alone": dict(outcome.alone),
+                    "ceiling": outcome.ceiling,
+                    "epsilon": dict(outcome.epsilon),
+                    "seconds": round(outcome.seconds, 1),
+                }
+            )
+        )
     else:
         _show(outcome)
     leave(0)

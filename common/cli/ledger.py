@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
 from privet.common.cli.output import emit
 
 if TYPE_CHECKING:

@@ -8,19 +8,20 @@ from typing import Annotated
 
 import typer
 
-from .options import AsJson, FederationFile, Set, SiteFile
+from privet.common.cli.options import AsJson, FederationFile, Set, SiteFile
 
 
 def check(
     site_file: SiteFile,
-    plan: Annotated[Path | None, typer.Option("--plan", metavar="FILE", help="A federation.toml or invite.toml.")] = None,
+    plan: Annotated[
+        Path | None, typer.Option("--plan", metavar="FILE", help="A federation.toml or invite.toml.")
+    ] = None,
     as_json: AsJson = False,
     assignments: Set = None,
 ) -> None:
     """Look at a site's data, files and policy before anything connects. Trains nothing."""
     from privet.client.check import check_site
-
-    from .output import emit
+    from privet.common.cli.output import emit
 
     document, lines = check_site(site_file, plan, assignments or ())
     emit(document, lines, as_json)
@@ -110,6 +111,6 @@ def _terminate_as_interrupt() -> None:
 
 
 def _leave() -> None:
-    from . import leave
+    from privet.common.cli import leave
 
     leave(0)

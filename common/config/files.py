@@ -7,10 +7,9 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from privet.common.config.plan import Federation, Plan, ServerSpec, Table
+from privet.common.config.site import Site
 from privet.common.errors import ConfigError
-
-from .plan import Federation, Plan, ServerSpec, Table
-from .site import Site
 
 T = TypeVar("T", bound=Table)
 
@@ -24,11 +23,15 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError("no such file.", where=str(path), mend="give its path, or make one with `privet init`.") from None
+        raise ConfigError(
+            "no such file.", where=str(path), mend="give its path, or make one with `privet init`."
+        ) from None
     except IsADirectoryError:
         raise ConfigError("this is a folder.", where=str(path), mend="give the path of the file.") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot be read ({error}).", where=str(path), mend="make it a readable UTF-8 file.") from None
+        raise ConfigError(
+            f"cannot be read ({error}).", where=str(path), mend="make it a readable UTF-8 file."
+        ) from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"not valid TOML: {error}.", where=str(path), mend="correct that line.") from None
 

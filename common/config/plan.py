@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import unicodedata
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -40,9 +41,13 @@ class TaskSpec(Table):
             raise ValueError("Expected at least two labels: one class needs no model.")
         if len(self.labels) > 10_000:
             raise ValueError("Expected at most 10,000 labels.")
-        if len(set(self.labels)) != len(self.labels):
-            raise ValueError("Expected distinct labels.")
-        if list(self.buckets) != sorted(set(self.buckets)) or self.buckets[0] < 8 or self.buckets[-1] != self.max_length:
+        if len({unicodedata.normalize("NFC", label).strip() for label in self.labels}) != len(self.labels):
+            raise ValueError("Expected distinct labels (compared in Unicode's NFC, trimmed).")
+        if (
+            list(self.buckets) != sorted(set(self.buckets))
+            or self.buckets[0] < 8
+            or self.buckets[-1] != self.max_length
+        ):
             raise ValueError(f"Expected ascending lengths of at least 8, the last {self.max_length} (max_length).")
         return self
 
@@ -70,7 +75,10 @@ class LoraSpec(Table):
 
     rank: Annotated[int, Field(ge=1, le=256)] = 8
     alpha: Annotated[float, Field(gt=0, le=1024)] = 16.0
-    targets: Annotated[tuple[Literal["query", "key", "value"], ...], Field(strict=False, min_length=1)] = ("query", "value")
+    targets: Annotated[tuple[Literal["query", "key", "value"], ...], Field(strict=False, min_length=1)] = (
+        "query",
+        "value",
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -137,7 +145,7 @@ class PublicData(Table):
     encoding: str = "utf-8"
     text: str = "text"
     label: str = "label"
-    label_map: dict[str, str] = {}
+    label_map: dict[str, str] = Field(default_factory=dict)
     limit: Annotated[int, Field(ge=1)] = 5000  # rows, the first ones
 
 
@@ -162,7 +170,7 @@ class SimulationSpec(Table):
     encoding: str = "utf-8"
     text: str = "text"
     label: str = "label"
-    label_map: dict[str, str] = {}
+    label_map: dict[str, str] = Field(default_factory=dict)
     unit: str = "record"  # a column, or "record"
     max_records: Annotated[int, Field(ge=1, le=10_000)] = 4
     split: str | None = None  # a column whose value "test" marks public rows; None: a fifth of the units

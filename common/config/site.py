@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from .plan import Name, Table
+from privet.common.config.plan import Name, Table
 
 Epsilon = Annotated[float, Field(gt=0, le=1000)]
 Delta = Annotated[float, Field(gt=0, lt=0.01)]
@@ -22,7 +22,7 @@ class DataSpec(Table):
     label: Annotated[str, Field(min_length=1)]
     unit: Annotated[str, Field(min_length=1)]  # a column, or the word "record"
     max_records: Annotated[int, Field(ge=1, le=10_000)] = 4  # of one unit, in one step
-    label_map: dict[str, str] = {}
+    label_map: dict[str, str] = Field(default_factory=dict)
     exclude: Path | None = None  # unit ids that are never trained on, one a line
 
 
@@ -63,7 +63,7 @@ class ResourcesSpec(Table):
 class MembershipSpec(Table):
     """One federation this site takes part in. Its (epsilon, delta) is a share of the budget."""
 
-    address: Annotated[str, Field(pattern=r"^[^\s:/]+:\d{1,5}$|^\[[0-9a-fA-F:]+\]:\d{1,5}$")]
+    address: Annotated[str, Field(pattern=r"^([^\s:/]+|\[[0-9a-fA-F:]+\]):[0-9]{1,5}$")]
     ca: Path
     key: Path
     epsilon: Epsilon

@@ -1,10 +1,9 @@
 """Federated methods as pure functions on named arrays."""
 
 from privet.common.config import Plan
-
-from .averaging import ROLES, Averaging
-from .base import Method, State, Update
-from .weights import Stated, aggregation_weights
+from privet.common.methods.averaging import ROLES, Averaging
+from privet.common.methods.base import Method, State, Update
+from privet.common.methods.weights import Stated, aggregation_weights
 
 __all__ = ["Method", "State", "Stated", "Update", "aggregation_weights", "method_for"]
 

@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from privet.common.adapter import MAX_WEIGHT, AdapterSpec, Arrays, Floats, Role
-
-from .base import State, Update, server_step, weighted_mean
+from privet.common.methods.base import State, Update, server_step, weighted_mean
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
 """How much privacy a list of events costs: privacy loss distributions, composed by dp-accounting.
 
-Every figure is an upper bound: "connect the dots" (Doroshenko et al. 2022) rounds pessimistically, whatever the grid.
-The grid is 1e-3, and finer where one step loses so little that 1e-3 would show: rounding to a grid h adds about h^2/6
-to the variance of every step's loss, so h stays under a tenth of that loss's root mean square. Compose events, never
-sums of epsilon.
+Every figure is an upper bound, up to float64: "connect the dots" (Doroshenko et al. 2022) rounds pessimistically,
+whatever the grid. The grid is 1e-3, and finer where one step loses so little that 1e-3 would show: rounding to a grid h
+adds about h^2/6 to the variance of every step's loss, so h stays under a tenth of that loss's root mean square. Compose
+events; never sum their epsilons.
 """
 
 import math
@@ -15,7 +15,9 @@ from typing import Any
 from privet.common.privacy.events import Adjacency, TrainEvent
 
 INTERVAL = 1e-3  # of the grid of losses, where nothing asks for another
+_LEAST_INTERVAL = 1e-9  # below, the differences that dp-accounting takes drown in float64
 _MAX_POINTS_PER_STEP = 5e4  # of one step's grid; beyond, a coarser grid is still an upper bound
+_MAX_STEPS_AT_ONCE = 10_000
 _MAX_POINTS = 1e6  # of the composed grid, about
 
 Group = tuple[float, float, int]  # sample_rate, noise_multiplier, steps
@@ -36,13 +38,7 @@ def delta(events: Sequence[TrainEvent], epsilon: float, adjacency: Adjacency = A
     """The delta at `epsilon` of all `events` together, at most 1. Raises ValueError unless epsilon >= 0."""
     if not epsilon >= 0:
         raise ValueError(f"Expected epsilon >= 0, got {epsilon!r}.")
-    groups = _groups(events)
-    if not groups:
-        return 0.0
-    if any(sigma == 0 for _, sigma, _ in groups):
-        return 1.0
-    value = float(_composed(groups, adjacency).get_delta_for_epsilon(float(epsilon)))
-    return min(1.0, max(0.0, value))  # floating point may go over
+    return _delta(_groups(events), epsilon, adjacency)
 
 
 def advantage(events: Sequence[TrainEvent]) -> float:
@@ -58,9 +54,9 @@ def true_positive_bound(events: Sequence[TrainEvent], alpha: float) -> float:
     """
     if not 0 < alpha <= 1:
         raise ValueError(f"Expected 0 < alpha <= 1, got {alpha!r}.")
-    num_points = 100
+    groups, num_points = _groups(events), 100
     grid = [-math.log(alpha) * i / num_points for i in range(num_points + 1)]
-    return min(1.0, *(math.exp(point) * alpha + delta(events, point) for point in grid))
+    return min(1.0, *(math.exp(point) * alpha + _delta(groups, point, Adjacency.ADD_OR_REMOVE) for point in grid))
 
 
 def _groups(events: Sequence[TrainEvent]) -> tuple[Group, ...]:
@@ -80,6 +76,15 @@ def _epsilon(groups: tuple[Group, ...], delta: float, adjacency: Adjacency) -> f
     return float(_composed(groups, adjacency).get_epsilon_for_delta(delta))
 
 
+def _delta(groups: tuple[Group, ...], epsilon: float, adjacency: Adjacency) -> float:
+    if not groups:
+        return 0.0
+    if any(sigma == 0 for _, sigma, _ in groups):
+        return 1.0
+    value = float(_composed(groups, adjacency).get_delta_for_epsilon(float(epsilon)))
+    return min(1.0, max(0.0, value))  # floating point may go over
+
+
 @lru_cache(maxsize=16)
 def _composed(groups: tuple[Group, ...], adjacency: Adjacency) -> Any:
     """The composed privacy loss distribution of at least one mechanism, all of them noised."""
@@ -89,9 +94,19 @@ def _composed(groups: tuple[Group, ...], adjacency: Adjacency) -> Any:
         if rate == 1:  # Gaussians add up: nothing to compose
             part = _mechanism(rate, sigma / math.sqrt(steps), interval, adjacency)
         else:
-            part = _mechanism(rate, sigma, interval, adjacency).self_compose(steps)
+            part = _repeated(_mechanism(rate, sigma, interval, adjacency), steps)
         total = part if total is None else total.compose(part)
     return total
+
+
+def _repeated(part: Any, steps: int) -> Any:
+    """`part` composed with itself; in two stages for many steps, where one would make a needlessly long grid."""
+    if steps <= _MAX_STEPS_AT_ONCE:
+        return part.self_compose(steps)
+    root = math.isqrt(steps)
+    total = part.self_compose(root).self_compose(steps // root)
+    rest = steps % root
+    return total.compose(part.self_compose(rest)) if rest else total
 
 
 @lru_cache(maxsize=64)
@@ -132,4 +147,4 @@ def _interval(groups: tuple[Group, ...]) -> float:
         negative = -math.log1p(rate * math.expm1(-farthest))
         widest = max(widest, positive + negative)
     step = math.sqrt(variance / num_composed) / 10
-    return max(min(INTERVAL, step), widest / _MAX_POINTS_PER_STEP, mean / _MAX_POINTS)
+    return max(min(INTERVAL, step), widest / _MAX_POINTS_PER_STEP, mean / _MAX_POINTS, _LEAST_INTERVAL)

@@ -20,8 +20,8 @@ def noise_multiplier(*, sample_rate: float, steps: int, epsilon: float, delta: f
     if not (0 < epsilon < math.inf and 0 < delta < 1):
         raise ValueError(f"Expected 0 < epsilon < inf and 0 < delta < 1, got {epsilon!r} and {delta!r}.")
 
-    def spent(thousandths: int) -> float:
-        event = TrainEvent(
+    def event(thousandths: int) -> TrainEvent:
+        return TrainEvent(
             sample_rate=sample_rate,
             noise_multiplier=thousandths / _UNIT,
             steps=steps,
@@ -30,8 +30,11 @@ def noise_multiplier(*, sample_rate: float, steps: int, epsilon: float, delta: f
             unit="unit",
             max_records=1,
         )
-        return composed_epsilon([event], delta)
 
+    def spent(thousandths: int) -> float:
+        return composed_epsilon([event(thousandths)], delta)
+
+    event(_UNIT)  # judges the other arguments
     guess = _central_limit(sample_rate, steps, epsilon, delta)
     enough = _search(spent, epsilon, max(1, min(MAX_NOISE_MULTIPLIER * _UNIT, round(guess * _UNIT))))
     if enough is None:
@@ -79,7 +82,8 @@ def _central_limit(sample_rate: float, steps: int, epsilon: float, delta: float)
         low, high = (low, mu) if _gaussian_delta(mu, epsilon) > delta else (mu, high)
     if sample_rate == 1:
         return math.sqrt(steps) / low
-    return 1 / math.sqrt(math.log1p(low**2 / (sample_rate**2 * steps)))
+    ratio = low / sample_rate / math.sqrt(steps)
+    return 1 / math.sqrt(math.log1p(ratio * ratio))
 
 
 def _gaussian_delta(mu: float, epsilon: float) -> float:

@@ -42,8 +42,8 @@ class TrainEvent:
                 raise ValueError(f"Expected an integer {name} >= 1, got {value!r}.")
         if not 0 < self.sample_rate <= 1:
             raise ValueError(f"Expected 0 < sample_rate <= 1, got {self.sample_rate!r}.")
-        if self.noise_multiplier < 0:
-            raise ValueError(f"Expected noise_multiplier >= 0, got {self.noise_multiplier!r}.")
+        if self.noise_multiplier != 0 and not 1e-3 <= self.noise_multiplier <= 1e6:
+            raise ValueError(f"Expected noise_multiplier 0 or in [0.001, 1e6], got {self.noise_multiplier!r}.")
         if self.max_grad_norm <= 0:
             raise ValueError(f"Expected max_grad_norm > 0, got {self.max_grad_norm!r}.")
         if self.unit not in ("unit", "record"):

@@ -22,6 +22,7 @@ from typing import Any, Final, Protocol, final
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numpy.typing import NDArray
+
 from privet.common.errors import PrivetError
 
 Words = NDArray[np.uint64]
@@ -202,7 +203,7 @@ def privatise(
             raise PrivetError("A noise multiplier of 0 is for simulations only: nothing un-noised leaves a site.")
         return (total / expected_batch).astype(np.float32)
     scale = noise_multiplier * max_grad_norm
-    if not np.finfo(np.float32).tiny <= scale <= np.finfo(np.float32).max:
+    if not 2.0**-126 <= scale < 2.0**128:
         raise PrivetError("Expected noise_multiplier times max_grad_norm within the normal range of float32.")
     grid = 2.0 ** (math.floor(math.log2(scale)) - _GRID_BITS)
     released = np.rint((total + scale * noise.normal(total.size)) / grid) * grid

@@ -4,14 +4,15 @@ import math
 from decimal import ROUND_CEILING, Decimal
 from typing import Annotated, Any, Literal, Self
 
+from pydantic import Field, model_validator
+
 from privet.common.config.plan import Table
 from privet.common.privacy.accountant import advantage, epsilon, true_positive_bound
 from privet.common.privacy.events import Adjacency, TrainEvent
-from pydantic import Field, model_validator
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Loss = Annotated[float, Field(ge=0, le=1e7)]
-Words = Annotated[str, Field(max_length=300, pattern=r"^[A-Za-z0-9 .,;:()=%'-]*\z")]  # no markup, no line breaks
+Words = Annotated[str, Field(max_length=300, pattern=r"^[A-Za-z0-9 .,;:()=%'-]*$")]  # no markup, no line breaks
 FALSE_POSITIVE_RATE = 0.01  # at which true_positive_bound is stated
 
 
@@ -33,7 +34,7 @@ class Statement(Table):
     true_positive_bound: Probability  # of a membership test with one false alarm in a hundred
     mechanism: Literal["DP-SGD, Gaussian noise"] = "DP-SGD, Gaussian noise"
     sampling: Literal["poisson"] = "poisson"
-    accountant: Annotated[str, Field(pattern=r"^[a-z-]{1,30} [0-9a-z.+]{1,30}, privacy loss distributions\z")]
+    accountant: Annotated[str, Field(pattern=r"^[a-z-]{1,30} [0-9a-z.+]{1,30}, privacy loss distributions$")]
     noise_multiplier: Annotated[float, Field(ge=0, le=10_000)]
     max_grad_norm: Annotated[float, Field(ge=1e-3, le=1e3)]
     sample_rate: Annotated[float, Field(gt=0, le=1)]
@@ -42,7 +43,7 @@ class Statement(Table):
     rounds: Annotated[int, Field(ge=1, le=10**6)]  # of the horizon: reserved, whether or not all were run
     max_records: Annotated[int, Field(ge=1, le=10**6)]
     released: Annotated[
-        tuple[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_ -]{0,63}\z")], ...], Field(strict=False, max_length=16)
+        tuple[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_ -]{0,63}$")], ...], Field(strict=False, max_length=16)
     ]
     declared_weight: Annotated[float, Field(gt=0, le=1e9)] | None = None
 

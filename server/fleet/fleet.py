@@ -2,6 +2,7 @@
 
 import os
 import threading
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -75,7 +76,8 @@ class Fleet:
         self._address, self._certificates, self._database = address, certificates, database
         self._max_message_bytes, self.max_reply_bytes = max_message_bytes, max_reply_bytes
         self._allowed = _checked(allowed)
-        self._names: dict[int, str] = {}
+        self._nodes: dict[bytes, int] = {}  # allowed key -> node id
+        self._names: dict[int, str] = {}  # of every site that is or was allowed
         self._seen_version = 0
         self._listener: Listener | None = None
         self.state: LinkState | None = None
@@ -98,7 +100,7 @@ class Fleet:
             self._end_old_runs()
             self.enrol(self._allowed)
             service = FleetService(factory, objects, self.store, self.traffic, self.max_reply_bytes)
-            gatekeeper = Gatekeeper(factory, lambda: self._allowed)
+            gatekeeper = Gatekeeper(factory, lambda: self._nodes)
             self._listener = Listener(
                 self._address,
                 self._certificates,
@@ -129,14 +131,17 @@ class Fleet:
     # Sites
 
     def enrol(self, allowed: Mapping[bytes, str]) -> None:
-        """Replace the allow-list; sites no longer on it are cut off at once.
+        """Replace the allow-list; sites no longer on it are cut off at once. The same list again changes nothing.
 
-        Their rows stay in the database: Flower never lets a deleted key in again.
+        The rows of sites cut off stay in the database: Flower never lets a deleted key in again.
 
         Raises:
             TransportError: a key is not an EC P-384 public key.
         """
-        self._allowed = _checked(allowed)
+        allowed = _checked(allowed)
+        if allowed == self._allowed and self._nodes.keys() == allowed.keys():
+            return
+        self._allowed = allowed
         if self.state is None:
             return
         known = {node.public_key: node.node_id for node in self.state.get_node_info()}
@@ -144,10 +149,11 @@ class Fleet:
             if key not in known:
                 known[key] = self.state.create_node(NOOP_FLWR_AID, NOOP_ACCOUNT_NAME, key, 0, name=name)
             self._names[known[key]] = name
+        self._nodes = {key: known[key] for key in self._allowed}
         for key, node_id in known.items():
-            if key not in self._allowed:
+            if key not in self._nodes:
                 self.state.deactivate_node(node_id)
-        self.traffic.allow(known[key] for key in self._allowed)
+        self.traffic.allow(self._nodes.values())
 
     def name_of(self, node_id: int) -> str:
         """The name of a site that is or was allowed.
@@ -218,7 +224,9 @@ class Fleet:
         try:
             self._database.parent.mkdir(parents=True, exist_ok=True)
             os.close(os.open(self._database, os.O_CREAT | os.O_RDWR, 0o600))
-            return factory.state()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # of Alembic, about Flower's migrations
+                return factory.state()
         except Exception as error:  # the file system's, SQLite's or the migrations' own
             raise TransportError(
                 "The server's database cannot be opened.",

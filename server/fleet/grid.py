@@ -76,6 +76,7 @@ class FleetGrid(Grid):  # type: ignore[misc]
     def __init__(self, fleet: FleetState, run: Run, *, grace: float = 90.0, retries: int = 2) -> None:
         self._fleet, self._run = fleet, run
         self._sent: dict[str, Metadata] = {}
+        self._pulled: dict[str, Message] = {}
         self.on_reply: Callable[[Message], None] | None = None
         self.grace, self.retries = grace, retries
 
@@ -126,7 +127,11 @@ class FleetGrid(Grid):  # type: ignore[misc]
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
         """The replies to these messages that are complete by now."""
-        return self._collect({message_id for message_id in message_ids if message_id}, {})
+        wanted = {message_id for message_id in message_ids if message_id}
+        claimed = {name: self._pulled.pop(name) for name in wanted & self._pulled.keys()}
+        collected = self._collect(wanted, claimed)
+        self._pulled |= claimed  # still being uploaded
+        return collected
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
         """Send messages and return the replies that arrive within `timeout` seconds (default: Flower's 12 h).

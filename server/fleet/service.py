@@ -149,7 +149,9 @@ class FleetService(FleetServicer):  # type: ignore[misc]
         if not self._store.holds(self._traffic.in_hand(node_id), request.object_id):
             return PullObjectResponse(object_found=False, object_available=False)
         content = self._store.get(request.object_id)  # past Flower's database: it writes a row for each object
-        return PullObjectResponse(object_found=True, object_available=bool(content), object_content=content)
+        return PullObjectResponse(
+            object_found=content is not None, object_available=bool(content), object_content=content or b""
+        )
 
     def ConfirmMessageReceived(
         self, request: ConfirmMessageReceivedRequest, context: Any

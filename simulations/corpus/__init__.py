@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import Literal, Self
 
 from privet.common.errors import ConfigError
-
-from . import bank, hospital
-from .grammar import MILLION, Draws, Shorthand, Wording, Writer
+from privet.simulations.corpus import bank, hospital, hospital_styles
+from privet.simulations.corpus.grammar import MILLION, Draws, Shorthand, Wording, Writer
 
 Kind = Literal["hospital", "bank"]
 
@@ -90,12 +89,15 @@ _HOSPITAL = _Source(
     "patient",
     hospital.LABELS,
     hospital.SHAPES,
-    tuple({**hospital.COMMON, **style} for style in hospital.STYLES),
+    tuple({**hospital.COMMON, **style} for style in hospital_styles.STYLES),
     tuple(
-        tuple({**hospital.SPECIALTIES[x], "ward": w} for x, w in zip(hospital.LABELS, hospital.wards(style), strict=True))
-        for style in range(len(hospital.STYLES))
+        tuple(
+            {**hospital.SPECIALTIES[x], "ward": w}
+            for x, w in zip(hospital.LABELS, hospital_styles.wards(style), strict=True)
+        )
+        for style in range(len(hospital_styles.STYLES))
     ),
-    hospital.SHORTHAND,
+    hospital_styles.SHORTHAND,
 )
 _BANK = _Source(
     "bank",

@@ -4,7 +4,7 @@ Products share the trouble that any of them can give (fees, letters, waiting on 
 mentions another product that works well: some complaints cannot be told apart, as in life.
 """
 
-from .grammar import Phrases, Shorthand, Wording
+from privet.simulations.corpus.grammar import Phrases, Shorthand, Wording
 
 LABELS = ("account", "card", "insurance", "loan", "mortgage", "savings")
 
@@ -171,12 +171,13 @@ COMMON: Wording = {
     "trouble": ("{core}", "{core}", "{core}", "{core}", "it comes down to {vague} and {vague}", "it is about {vague}"),
     "product": ("{noun}", "{noun}", "{brand}", "{brand}", "contract"),
     "days": range(3, 29),
+    "day": range(1, 29),
     "sum": ("{pounds} pounds", "more than {pounds} pounds", "{pounds}.50 pounds"),
     "pounds": range(15, 900),
     "month": ("January", "March", "May", "July", "September", "November"),
     "opening": (
         "I am writing about my {product}: {trouble}",
-        "in {month} I found that {trouble}",
+        "on {day} {month} I found that {trouble}",
         "{trouble}, and nobody at {brand} can tell me why",
         "once again {trouble}",
     ),
@@ -186,15 +187,15 @@ COMMON: Wording = {
         "{detail}, which has cost me {sum}",
         "I have been a customer for {days} years, and {detail}",
         "this has been going on for {days} days",
-        "nothing in my circumstances has changed since {month}",
+        "nothing in my circumstances has changed since {day} {month}",
     ),
     "contact": (
         "I waited {days} minutes on the phone and was cut off",
-        "three letters have not been answered",
-        "the branch sent me away with a leaflet",
-        "the chat only repeats the same answer",
-        "every adviser I speak to says something else",
-        "the reply I got was about something else",
+        "my letter of {day} {month} has not been answered",
+        "on {day} {month} the branch sent me away",
+        "since {day} {month} the chat only repeats the same answer",
+        "I have asked {days} times, and every adviser says something else",
+        "the reply of {day} {month} was about something else",
     ),
     "aside": (
         "my {other_brand} with you has never given trouble",
@@ -203,11 +204,11 @@ COMMON: Wording = {
         "your colleague only wanted to talk about {other_brand}",
         "in {month} you offered to {other_demand}, which is not my case at all",
         "my neighbour had a different case: {other_core}",
-        "last year I had another problem, when {other_core}, and that was solved",
+        "last year {other_core}, and that was solved",
     ),
     "request": (
         "please {demand}",
-        "all I want is that you {demand}",
+        "I only want you to {demand}",
         "I ask you to {demand} within {days} days",
         "please put this right",
         "I expect an answer within {days} days",
@@ -251,10 +252,19 @@ STYLES: tuple[Wording, ...] = (
     },
     {
         "opening": ("unbelievable!! {trouble}", "so, {product} again: {trouble}", "{trouble}. Really, {brand}?"),
-        "request": ("just {demand}", "sort it out, it cannot be that hard", "one star from me", "never again, and I tell everyone", "answer me for once"),
+        "request": (
+            "just {demand}",
+            "sort it out, it cannot be that hard",
+            "one star from me",
+            "never again, and I tell everyone",
+            "answer me for once",
+        ),
     },
     {
-        "opening": ("branch note, {product}: customer reports that {trouble}", "at the counter about {brand}: {trouble}"),
+        "opening": (
+            "branch note, {product}: customer reports that {trouble}",
+            "at the counter about {brand}: {trouble}",
+        ),
         "request": ("to do: {demand}", "told to write in", "manager informed", "apology given at the counter"),
     },
     {

@@ -1,10 +1,10 @@
-"""Wording of the generated hospital notes: six specialties, six house styles, no real person, place or brand.
+"""Wording of the generated hospital notes: six specialties, no real person, place or brand.
 
 Specialties share vague complaints, unremarkable findings and neutral plans on purpose, and a note often speaks of
 another specialty in passing: some notes cannot be told apart, as in life.
 """
 
-from .grammar import Phrases, Shorthand, Wording
+from privet.simulations.corpus.grammar import Wording
 
 LABELS = ("cardiology", "dermatology", "gastroenterology", "neurology", "orthopaedics", "respiratory")
 
@@ -36,15 +36,20 @@ SPECIALTIES: dict[str, Wording] = {
             "the exercise test",
             "a repeat troponin",
         ),
-        "condition": (
-            "atrial fibrillation",
-            "angina",
-            "heart failure",
-            "heart valve leak",
-            "previous heart attack",
+        "condition": ("atrial fibrillation", "angina", "heart failure", "heart valve leak", "previous heart attack"),
+        "drug": (
+            "a beta blocker",
+            "a nitrate spray",
+            "an anticoagulant",
+            "a loop diuretic",
+            "a calcium channel blocker",
         ),
-        "drug": ("a beta blocker", "a nitrate spray", "an anticoagulant", "a loop diuretic", "a calcium channel blocker"),
-        "plan": ("list for angiography", "discuss a pacemaker", "refer to the heart failure nurse", "rate control first"),
+        "plan": (
+            "list for angiography",
+            "discuss a pacemaker",
+            "refer to the heart failure nurse",
+            "rate control first",
+        ),
     },
     "dermatology": {
         "core": (
@@ -57,7 +62,14 @@ SPECIALTIES: dict[str, Wording] = {
             "cracked skin between the toes",
             "inflamed spots on the face and back",
         ),
-        "vague": ("a lump", "a sore on the lower leg", "itching", "leg swelling", "night sweats", "swelling of the face"),
+        "vague": (
+            "a lump",
+            "a sore on the lower leg",
+            "itching",
+            "leg swelling",
+            "night sweats",
+            "swelling of the face",
+        ),
         "sign": (
             "well-defined red plaques",
             "an irregular pigmented patch of 8 mm",
@@ -100,7 +112,12 @@ SPECIALTIES: dict[str, Wording] = {
         ),
         "condition": ("reflux disease", "coeliac disease", "ulcerative colitis", "gallstones", "stomach ulcer"),
         "drug": ("a proton pump inhibitor", "an antispasmodic", "a bulk laxative", "an antiemetic", "oral iron"),
-        "plan": ("trial without gluten", "list for endoscopy", "refer to the dietitian", "treat the infection and rescope"),
+        "plan": (
+            "trial without gluten",
+            "list for endoscopy",
+            "refer to the dietitian",
+            "treat the infection and rescope",
+        ),
     },
     "neurology": {
         "core": (
@@ -158,9 +175,21 @@ SPECIALTIES: dict[str, Wording] = {
             "laxity on stressing the joint",
             "tenderness at the base of the thumb",
         ),
-        "test": ("a plain X-ray", "an MRI of the knee", "a bone density scan", "a joint aspiration", "a CT of the wrist"),
+        "test": (
+            "a plain X-ray",
+            "an MRI of the knee",
+            "a bone density scan",
+            "a joint aspiration",
+            "a CT of the wrist",
+        ),
         "condition": ("osteoarthritis of the hip", "rotator cuff tear", "osteoporosis", "knee replacement", "gout"),
-        "drug": ("an anti-inflammatory gel", "a steroid injection", "a bisphosphonate", "a calcium tablet", "weekly methotrexate"),
+        "drug": (
+            "an anti-inflammatory gel",
+            "a steroid injection",
+            "a bisphosphonate",
+            "a calcium tablet",
+            "weekly methotrexate",
+        ),
         "plan": (
             "refer to physiotherapy",
             "list for arthroscopy",
@@ -224,7 +253,7 @@ COMMON: Wording = {
         "on examination {sign}",
         "{sign}, otherwise well",
         "looks well, observations stable",
-        "{test}: normal",
+        "{test}: normal, filed",
         "{test}: result awaited",
     ),
     "negative": (
@@ -249,11 +278,11 @@ COMMON: Wording = {
         "has just moved here, earlier records not yet at hand",
     ),
     "outlook": (
-        "plan: {plan}",
-        "to start {drug}",
-        "will request {test}",
-        "review in {weeks} weeks",
-        "letter to the family doctor",
+        "plan as discussed: {plan}",
+        "to start {drug} from today",
+        "will request {test} this week",
+        "review in clinic in {weeks} weeks",
+        "letter to the family doctor with these findings",
         "reassured, to come back if it gets worse",
     ),
 }
@@ -267,79 +296,3 @@ SHAPES: tuple[tuple[int, tuple[str, ...]], ...] = (
     (1, ("opening", "negative", "background")),
     (1, ("opening", "background", "outlook")),
 )
-
-STYLES: tuple[Wording, ...] = (
-    {},
-    {
-        "opening": (
-            "{age} y/o {who}, complains of {complaint} {span}",
-            "{who} {age}, admitted to {ward}, complains of {complaint} {span}",
-        ),
-        "outlook": (*COMMON["outlook"], "discharge from {ward}, follow-up in {weeks} weeks"),
-    },
-    {
-        "opening": (
-            "presenting complaint: {complaint} {span}; {who}, {age}",
-            "reason for visit: {complaint} {span} in a {who} aged {age}",
-            "attended {ward} at the age of {age}, {who}; main problem {complaint} {span}",
-        ),
-        "negative": (
-            "negatives: {other_core}, {other_vague}",
-            "asked about {other_core}: none",
-            "{other_test} not indicated",
-            "{other_condition} thought unlikely",
-        ),
-    },
-    {
-        "opening": (
-            "thank you for asking me to see this {who} of {age}, who has had {complaint} {span}",
-            "I met this {who} ({age}) on {ward} because of {complaint} {span}",
-        ),
-        "outlook": (
-            "my advice: {plan}",
-            "I have prescribed {drug}",
-            "I have asked for {test}",
-            "I shall see them again in {weeks} weeks",
-            "no further appointment has been made",
-            "I have explained what to look out for",
-        ),
-    },
-    {
-        "opening": ("nurse-led clinic, {ward}: {complaint} {span} ({who}, {age})", "{who}, {age}: {complaint} {span}"),
-        "background": (*COMMON["background"], "carer present", "interpreter used for the whole visit"),
-    },
-    {
-        "opening": ("telephone review of a {who} of {age}: {complaint} {span}", "call from {ward}: {complaint} {span}, {age}"),
-        "finding": ("not examined", "sounds comfortable on the phone", "reports {sign}", "{test}: normal"),
-    },
-)
-
-SHORTHAND = (
-    Shorthand({}),
-    Shorthand(
-        {
-            "complains of": "c/o", "history of": "hx", "examination": "o/e", "patient": "pt", "Patient": "Pt", "review": "r/v",
-            "follow-up": "f/u", "weeks": "wk", "blood pressure": "BP", "on and off": "o/o", "normal": "NAD",
-            "observations": "obs", "no sign of": "nil", "breathlessness": "SOB", "known": "PMH",
-        }
-    ),
-    Shorthand({"year-old": "yrs", "with": "w/", "without": "w/o", "weeks": "wks", "chest discomfort": "chest d/c"}),
-    Shorthand({}),
-    Shorthand({"patient": "client", "tiredness": "fatigue", "dizziness": "giddiness", "itching": "pruritus"}),
-    Shorthand({"weeks": "wk", "month": "mth", "patient": "caller", "months": "mths"}),
-)  # fmt: skip
-
-_WARDS = (
-    ("Heron", "Wren", "Plover", "Curlew", "Siskin", "Teal"),
-    ("Ward 1", "Ward 2", "Ward 3", "Ward 4", "Ward 5", "Ward 6"),
-    ("Quartz", "Flint", "Slate", "Basalt", "Chalk", "Marble"),
-    ("Unit A", "Unit B", "Unit C", "Unit D", "Unit E", "Unit F"),
-    ("the Orchard", "the Meadow", "the Spinney", "the Dell", "the Copse", "the Glade"),
-    ("bay 11", "bay 12", "bay 13", "bay 14", "bay 15", "bay 16"),
-)
-
-
-def wards(style: int) -> tuple[Phrases, ...]:
-    """By specialty: mostly its own ward of that house, now and then the next one, where it has outliers."""
-    names = _WARDS[style]
-    return tuple((name, name, name, names[(index + 1) % len(names)]) for index, name in enumerate(names))

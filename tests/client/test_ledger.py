@@ -7,11 +7,11 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 
-import privet.client.ledger_file as ledger_file
 import pytest
+
+import privet.client.ledger_file as ledger_file
 from privet.client.ledger import Ledger, LedgerError, New, Stored, ledger_path
 from privet.common.errors import Code, InputError, PrivetError, RefusedError
-
 from tests.client.ledger_cases import DATA_ID, NOTHING, make_admission, make_plan, make_site
 
 BODY = hashlib.sha256(b"request").hexdigest()

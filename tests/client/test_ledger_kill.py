@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
+
 from privet.client.ledger import Ledger, LedgerError, New, Stored
 from privet.common.errors import Code, RefusedError
-
 from tests.client.ledger_cases import DATA_ID, make_admission, make_plan, make_site
 
 BODY = hashlib.sha256(b"request").hexdigest()

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
 from privet.client.ledger import Ledger, New, Stored
 from privet.client.policy import Admission, admit
 from privet.common.config import Site
 from privet.common.errors import Code, RefusedError
 from privet.common.privacy import calibration
-
 from tests.client.ledger_cases import DATA_ID, make_plan, make_site
 
 PLANS = [make_plan(0), make_plan(1), make_plan(2), make_plan(3, name="branches"), make_plan(4, name="branches")]

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from privet.client.policy import Committed, admit, allow_budget, describe, recheck, statement_for
 from privet.common.errors import Code, InputError, RefusedError
 from privet.common.privacy import calibration
 from privet.common.privacy.accountant import epsilon as composed_epsilon
-
 from tests.client.ledger_cases import NOTHING, make_admission, make_plan, make_site
 
 FIRST_USE = {"approve": "first-use"}

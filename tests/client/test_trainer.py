@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from scipy import stats
+from tests.tiny_models import tiny_base, tiny_plan
+from torch import nn
+
 from privet.client.trainer import TrainSpec, clipped_sum, train
 from privet.client.training import RoundTrainer
 from privet.common.config import Plan
 from privet.common.examples import TokenExamples, Units, tokenise
 from privet.common.privacy.events import TrainEvent
 from privet.common.privacy.noise import SecureNoise, SeededNoise
-from scipy import stats
-from tiny_models import tiny_base, tiny_plan
-from torch import nn
 
 TEXTS = [
     "the patient has a fever and cough",
@@ -55,7 +56,9 @@ def _plan(base: Path, *, method: str = "ffa", pooling: str = "mean", **training:
     )
 
 
-def _examples(trainer: RoundTrainer, *, drop_unit: int | None = None, labels: NDArray[np.int64] = LABELS) -> TokenExamples:
+def _examples(
+    trainer: RoundTrainer, *, drop_unit: int | None = None, labels: NDArray[np.int64] = LABELS
+) -> TokenExamples:
     """The texts above; `drop_unit` leaves one unit's records out but keeps the others' numbers."""
     keep = np.flatnonzero(drop_unit != UNITS)
     return tokenise(
@@ -239,7 +242,9 @@ def _subset(data: TokenExamples, record: int) -> Any:
     return Only()
 
 
-def test_weights_after_the_steps_follow_from_the_noised_gradients_alone(trainer: RoundTrainer, monkeypatch: Any) -> None:
+def test_weights_after_the_steps_follow_from_the_noised_gradients_alone(
+    trainer: RoundTrainer, monkeypatch: Any
+) -> None:
     """AdamW on a bare vector, fed only what `privatise` returned, ends at the same place."""
     import privet.client.trainer as module
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import tomli_w
+
 from privet.client.ledger import Ledger, New, ledger_path
 from privet.client.policy import admit
 from privet.common.cli.ledger import approve, ledger
 from privet.common.config import Site, load_site
 from privet.common.errors import Code, InputError, RefusedError
 from privet.common.privacy import calibration
-
 from tests.client.ledger_cases import make_plan, make_site
 
 BODY = hashlib.sha256(b"request").hexdigest()

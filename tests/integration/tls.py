@@ -35,9 +35,11 @@ class Authority:
     key: ec.EllipticCurvePrivateKey = field(default_factory=new_key)
 
     def __post_init__(self) -> None:
-        self._certificate = self._builder("test CA", self.key, self.key, 10).add_extension(
-            x509.BasicConstraints(ca=True, path_length=None), critical=True
-        ).sign(self.key, hashes.SHA256())
+        self._certificate = (
+            self._builder("test CA", self.key, self.key, 10)
+            .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+            .sign(self.key, hashes.SHA256())
+        )
 
     @property
     def pem(self) -> bytes:
@@ -48,8 +50,10 @@ class Authority:
         """(CA, certificate, key) as PEM for a server with this IP address; negative `days`: expired."""
         key = new_key()
         names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))])
-        certificate = self._builder("test server", key, self.key, days).add_extension(names, critical=False).sign(
-            self.key, hashes.SHA256()
+        certificate = (
+            self._builder("test server", key, self.key, days)
+            .add_extension(names, critical=False)
+            .sign(self.key, hashes.SHA256())
         )
         return self.pem, certificate.public_bytes(Encoding.PEM), private_pem(key)
 

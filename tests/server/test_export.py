@@ -135,13 +135,18 @@ def test_folder_names_the_plan_and_no_path(tmp_path: Path, pooling: str) -> None
     assert (adapter / "head.safetensors").exists() == (pooling == "mean")
     for path in (tmp_path / "out").rglob("*"):
         assert path.is_dir() or str(tmp_path).encode() not in path.read_bytes(), path
+        assert path.is_dir() or path.stat().st_mode == (adapter / "plan.toml").stat().st_mode, path
 
 
 def test_tokenizer_class_is_written_where_only_the_base_config_tells_it(tmp_path: Path) -> None:
+    """As in bert-base-uncased's first files: vocab.txt, and a tokenizer_config.json that names no class."""
     from transformers import AutoTokenizer
 
-    base = tiny_base(tmp_path / "base", "roberta")
-    (base / "tokenizer_config.json").write_text('{"model_max_length": 128}', encoding="utf-8")
+    base = tiny_base(tmp_path / "base")
+    vocabulary = load_tokenizer(base).get_vocab()
+    (base / "tokenizer.json").unlink()
+    (base / "vocab.txt").write_text("\n".join(sorted(vocabulary, key=vocabulary.__getitem__)), encoding="utf-8")
+    (base / "tokenizer_config.json").write_text('{"do_lower_case": true}', encoding="utf-8")
     expected = load_tokenizer(base)(TEXTS)["input_ids"]
     export_adapter(trained(tiny_plan(base), base), base, tmp_path / "adapter")
     assert AutoTokenizer.from_pretrained(tmp_path / "adapter")(TEXTS)["input_ids"] == expected

@@ -1,0 +1,199 @@
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from privet.common.privacy import Adjacency, Statement, TrainEvent, advantage, epsilon, true_positive_bound
+from privet.common.privacy.statement import _up, statement
+
+
+def event(**changes: Any) -> TrainEvent:
+    figures: dict[str, Any] = {
+        "sample_rate": 0.1,
+        "noise_multiplier": 1.5,
+        "steps": 5,
+        "max_grad_norm": 1.0,
+        "expected_batch": 32,
+        "unit": "unit",
+        "max_records": 4,
+    }
+    return TrainEvent(**figures | changes)
+
+
+@pytest.fixture(scope="module")
+def plain() -> Statement:
+    return statement(event(), 20, 1e-5, released=("update",), declared_weight=3.0)
+
+
+def test_the_figures_are_the_accountant_s(plain: Statement) -> None:
+    events = [event()] * 20
+    assert plain.guarantee
+    assert plain.epsilon == epsilon(events, 1e-5) == pytest.approx(3.536, abs=0.001)
+    assert plain.epsilon_replace == epsilon(events, 1e-5, Adjacency.REPLACE) == pytest.approx(6.154, abs=0.001)
+    assert plain.advantage == advantage(events)
+    assert plain.true_positive_bound == true_positive_bound(events, 0.01)
+    assert (plain.sample_rate, plain.noise_multiplier, plain.local_steps, plain.rounds) == (0.1, 1.5, 5, 20)
+    assert (plain.max_grad_norm, plain.expected_batch, plain.max_records, plain.delta) == (1.0, 32, 4, 1e-5)
+    assert plain.accountant.startswith("dp-accounting ")
+    assert plain.declared_weight == 3.0
+
+
+def test_it_survives_the_wire(plain: Statement) -> None:
+    assert Statement.model_validate_json(plain.model_dump_json()) == plain
+    assert Statement.from_json(json.loads(json.dumps(plain.to_json(), allow_nan=False))) == plain
+    bare = statement(event(noise_multiplier=0.0), 20, 1e-5, released=("update",))
+    assert Statement.model_validate_json(bare.model_dump_json()) == bare
+
+
+def test_words_for_a_unit(plain: Statement) -> None:
+    words = plain.in_words()
+    text = " ".join(words)
+    assert all(line.endswith(".") and "\n" not in line for line in words)
+    assert "epsilon = 3.54" in text  # rounded up
+    assert "epsilon = 6.16" in text
+    assert "delta = 1e-05" in text
+    assert "rewriting records within one unit is protected less" in text
+    assert "at several sites the losses of all those sites add up" in text
+    assert "at most 6.0 in 100" in text
+    assert "20 rounds of 5 steps" in text
+    assert "noise 1.5 times" in text
+    assert "no claim for a person" not in text
+    assert "no privacy guarantee" not in text
+
+
+def test_words_for_a_record_make_no_claim_for_a_person() -> None:
+    text = " ".join(statement(event(unit="record"), 20, 1e-5, released=("update",)).in_words())
+    assert "no claim for a person" in text
+    assert "whole" not in text
+    assert " unit" not in text
+
+
+def test_without_noise_there_is_no_guarantee_whatever_is_asked() -> None:
+    bare = statement(event(noise_multiplier=0.0), 20, 1e-5, released=("update",), guarantee=True)
+    assert not bare.guarantee
+    assert (bare.epsilon, bare.epsilon_replace, bare.advantage, bare.true_positive_bound) == (None, None, 1.0, 1.0)
+    text = " ".join(bare.in_words())
+    assert "no privacy guarantee: no noise is added" in text
+    assert "epsilon" not in text
+
+
+def test_a_simulation_says_so_first() -> None:
+    words = statement(
+        event(), 20, 1e-5, released=("update",), guarantee=False, reason="a simulation holds all data in one place"
+    ).in_words()
+    assert words[0] == "This is no privacy guarantee: a simulation holds all data in one place."
+    assert words[1].startswith("As if computed for a real site: ")
+
+
+def test_a_delta_too_small_for_the_accountant_is_no_guarantee() -> None:
+    tiny = statement(event(), 20, 1e-18, released=("update",))
+    assert not tiny.guarantee
+    assert tiny.epsilon is None
+
+
+def test_a_reason_is_required_exactly_where_there_is_no_guarantee() -> None:
+    with pytest.raises(ValidationError, match="reason"):
+        statement(event(), 20, 1e-5, released=("update",), guarantee=False)
+    with pytest.raises(ValidationError, match="reason"):
+        statement(event(), 20, 1e-5, released=("update",), reason="though")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"epsilon": -0.1},
+        {"epsilon": math.nan},
+        {"epsilon": math.inf},
+        {"epsilon": 1e300},
+        {"epsilon": "3.5"},
+        {"epsilon": None},
+        {"epsilon": None, "epsilon_replace": None},
+        {"epsilon_replace": None},
+        {"noise_multiplier": 0.0},
+        {"noise_multiplier": -1.0},
+        {"noise_multiplier": 1e9},
+        {"delta": 0.0},
+        {"delta": 1.0},
+        {"advantage": 1.5},
+        {"true_positive_bound": -0.1},
+        {"sample_rate": 0.0},
+        {"sample_rate": 1.1},
+        {"sample_rate": True},
+        {"max_grad_norm": 0.0},
+        {"max_grad_norm": 1e9},
+        {"rounds": 0},
+        {"rounds": 1.5},
+        {"rounds": 10**12},
+        {"rounds": True},
+        {"local_steps": 0},
+        {"expected_batch": 0},
+        {"max_records": 10**9},
+        {"declared_weight": 0.0},
+        {"declared_weight": math.nan},
+        {"guarantee": 1},
+        {"guarantee": "true"},
+        {"unit": "person"},
+        {"format": 2},
+        {"mechanism": "trust me"},
+        {"sampling": "shuffled"},
+        {"accountant": "dp-accounting 0.6.0, privacy loss distributions\n"},
+        {"accountant": "x" * 10_000},
+        {"guarantee": False, "reason": "<script>alert(1)</script>"},
+        {"guarantee": False, "reason": "two\nlines"},
+        {"guarantee": False, "reason": "ends in a line break\n"},
+        {"guarantee": False, "reason": "\x1b[2J"},
+        {"guarantee": False, "reason": "[a link](x)"},
+        {"guarantee": False, "reason": "\u202e"},
+        {"guarantee": False, "reason": "a" * 301},
+        {"released": ["Update"]},
+        {"released": ["update\n"]},
+        {"released": ["u" * 65]},
+        {"released": ["update"] * 17},
+        {"released": "update"},
+        {"surplus": 1},
+    ],
+    ids=repr,
+)
+def test_a_hostile_statement_is_refused(plain: Statement, change: dict[str, Any]) -> None:
+    raw = plain.to_json() | change
+    for read in (Statement.from_json, lambda raw: Statement.model_validate_json(json.dumps(raw))):
+        with pytest.raises(ValidationError):
+            read(raw)
+
+
+@pytest.mark.parametrize(
+    "name", ["guarantee", "unit", "delta", "epsilon", "accountant", "noise_multiplier", "released"]
+)
+def test_a_field_that_is_missing_is_refused(plain: Statement, name: str) -> None:
+    with pytest.raises(ValidationError, match=name):
+        Statement.from_json({key: value for key, value in plain.to_json().items() if key != name})
+
+
+def test_it_is_frozen(plain: Statement) -> None:
+    with pytest.raises(ValidationError):
+        plain.epsilon = 0.1
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(3.54, "3.54"), (3.5400000001, "3.55"), (0.0, "0.00"), (1e-12, "0.01"), (12.0, "12.00"), (1e5, "100000.00")],
+)
+def test_figures_are_rounded_up(value: float, text: str) -> None:
+    assert _up(value) == text
+
+
+def test_importing_the_room_is_light() -> None:
+    program = (
+        "import sys, privet.common.privacy, privet.common.privacy.statement; "
+        "print([name for name in ('torch', 'scipy', 'dp_accounting', 'opacus') if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env=dict(os.environ), check=True
+    )
+    assert re.fullmatch(r"\[\]\s*", done.stdout), done.stdout

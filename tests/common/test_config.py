@@ -1,0 +1,415 @@
+"""The two files: what is refused and how it is told, and the digest that names a plan."""
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli_w
+
+from privet.common.config import Federation, Plan, Site, load_federation, load_site, parse_plan
+from privet.common.errors import ConfigError
+
+Raw = dict[str, Any]
+FEDERATION: Raw = {
+    "format": 1,
+    "name": "hospitals",
+    "task": {"labels": ["calm", "urgent"]},
+    "model": {"base": "package:somewhere", "sha256": "ab" * 32},
+    "training": {"rounds": 10, "expected_batch": 64, "learning_rate": 0.5},
+}
+SITE: Raw = {
+    "format": 1,
+    "name": "north",
+    "data": {"id": "0f" * 16, "source": "notes.csv", "text": "note", "label": "class", "unit": "patient"},
+    "budget": {"epsilon": 8.0, "delta": 1e-5, "declared_units": 1000},
+    "federation": {
+        "hospitals": {"address": "server.example:9092", "ca": "ca.crt", "key": "north.key", "epsilon": 3, "delta": 1e-5}
+    },
+}
+# Every key of a plan with another legal value. The digest must move with each of them.
+OTHER: dict[str, Any] = {
+    "name": "hospitals2",
+    "task.labels": ["urgent", "calm"],
+    "task.max_length": 256,
+    "task.buckets": [64, 128],
+    "model.base": "package:elsewhere",
+    "model.sha256": "cd" * 32,
+    "model.pooling": "cls",
+    "model.feature_scale": 5.0,
+    "method.kind": "ffa",
+    "method.seed": 1,
+    "method.server_learning_rate": 0.5,
+    "method.server_momentum": 0.9,
+    "lora.rank": 4,
+    "lora.alpha": 8.0,
+    "lora.targets": ["value", "query"],
+    "training.rounds": 11,
+    "training.spare_rounds": 1,
+    "training.local_steps": 6,
+    "training.expected_batch": "site",
+    "training.optimizer": "sgd",
+    "training.learning_rate": 0.25,
+    "training.weight_decay": 0.01,
+    "training.max_grad_norm": 0.5,
+    "cohort.min_sites": 3,
+    "cohort.fraction": 0.5,
+    "cohort.timeout": 60.0,
+    "cohort.weight": "uniform",
+}
+FIXED = {"task.kind": "classification", "format": 1}  # one legal value
+
+
+def edited(raw: Raw, key: str, value: Any) -> Raw:
+    """A copy with `a.b` set; `value` DROP removes it."""
+    result = copy.deepcopy(raw)
+    *tables, last = key.split(".")
+    table = result
+    for part in tables:
+        table = table.setdefault(part, {})
+    if value is DROP:
+        del table[last]
+    else:
+        table[last] = value
+    return result
+
+
+DROP = object()
+
+
+def _write(folder: Path, raw: Raw, name: str = "file.toml") -> Path:
+    path = folder / name
+    path.write_text(tomli_w.dumps(raw), encoding="utf-8")
+    return path
+
+
+def _plan(folder: Path, raw: Raw) -> Plan:
+    return load_federation(_write(folder, raw)).plan
+
+
+def _refused(call: Callable[[], object]) -> ConfigError:
+    with pytest.raises(ConfigError) as caught:
+        call()
+    assert caught.value.what
+    assert caught.value.mend
+    return caught.value
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "where", "what"),
+    [
+        ("rounds", 10, "rounds", "Extra inputs"),
+        ("training.roundz", 10, "training.roundz", "Extra inputs"),
+        ("training.epsilon", 8.0, "training.epsilon", "Extra inputs"),  # a plan has none
+        ("training.rounds", DROP, "training.rounds", "Field required"),
+        ("model.sha256", DROP, "model.sha256", "Field required"),
+        ("task", DROP, "task", "Field required"),
+        ("format", DROP, "format", "Field required"),
+        ("format", 2, "format", "1"),
+        ("training.rounds", "ten", "training.rounds", "'ten'"),
+        ("training.rounds", 10.0, "training.rounds", "10.0"),
+        ("training.rounds", True, "training.rounds", "True"),
+        ("training.rounds", 0, "training.rounds", "0"),
+        ("training.rounds", 10_001, "training.rounds", "10001"),
+        ("training.learning_rate", "fast", "training.learning_rate", "'fast'"),
+        ("training.learning_rate", float("nan"), "training.learning_rate", "nan"),
+        ("training.learning_rate", float("inf"), "training.learning_rate", "inf"),
+        ("training.max_grad_norm", float("inf"), "training.max_grad_norm", "inf"),
+        ("training.max_grad_norm", 1e-4, "training.max_grad_norm", "0.001"),
+        ("training.expected_batch", "client", "training.expected_batch", "'client'"),
+        ("training.expected_batch", 0, "training.expected_batch", "0"),
+        ("training.optimizer", "lamb", "training.optimizer", "'lamb'"),
+        ("method.server_learning_rate", float("nan"), "method.server_learning_rate", "nan"),
+        ("cohort.fraction", float("nan"), "cohort.fraction", "nan"),
+        ("cohort.timeout", float("inf"), "cohort.timeout", "inf"),
+        ("model.sha256", "AB" * 32, "model.sha256", "pattern"),
+        ("model.sha256", "ab" * 32 + "\n", "model.sha256", "pattern"),
+        ("name", "Hospitals", "name", "pattern"),
+        ("name", "../up", "name", "pattern"),
+        ("task", 3, "task", "3"),
+        ("task.labels", ["calm"], "task", "at least two labels"),
+        ("task.labels", [], "task", "at least two labels"),
+        ("task.labels", ["calm", "calm"], "task", "distinct labels"),
+        ("task.labels", ["calm", " calm "], "task", "distinct labels"),
+        ("task.labels", ["caf\u00e9", "cafe\u0301"], "task", "distinct labels"),
+        ("task.labels", ["calm", ""], "task.labels.1", "at least 1 character"),
+        ("task.labels", "calm", "task.labels", "'calm'"),
+        ("task.max_length", 513, "task.max_length", "512"),
+        ("task.buckets", [64, 32, 128], "task", "ascending"),
+        ("task.buckets", [32, 32, 128], "task", "ascending"),
+        ("task.buckets", [32, 64], "task", "the last 128"),
+        ("task.buckets", [4, 128], "task", "at least 8"),
+        ("task.buckets", [256], "task", "the last 128"),
+        ("lora.targets", [], "lora.targets", "at least 1"),
+        ("lora.targets", ["query", "query"], "lora", "distinct targets"),
+        ("lora.targets", ["dense"], "lora.targets.0", "'dense'"),
+        ("method.kind", "magic", "method.kind", "'magic'"),
+        ("server.adress", "x", "server.adress", "Extra inputs"),
+        ("server.wait", 0.0, "server.wait", "0"),
+        ("server.public", {"text": "t"}, "server.public.source", "Field required"),
+        ("simulation.split", 3, "simulation.split", "3"),
+        ("simulation.delta", 0.5, "simulation.delta", "0.5"),
+    ],
+)
+def test_a_fault_in_a_federation_is_told_with_file_key_and_mend(
+    tmp_path: Path, key: str, value: Any, where: str, what: str
+) -> None:
+    path = _write(tmp_path, edited(FEDERATION, key, value))
+    error = _refused(lambda: load_federation(path))
+    assert error.where == f"{path}: {where}"
+    assert what in error.what
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "where", "what"),
+    [
+        ("data.units", "patient", "data.units", "Extra inputs"),
+        ("data.unit", DROP, "data.unit", "Field required"),  # never guessed
+        ("data.id", "0f" * 15, "data.id", "pattern"),
+        ("data.max_records", 0, "data.max_records", "0"),
+        ("data.source", 3, "data.source", "3"),
+        ("budget", DROP, "budget", "Field required"),
+        ("budget.declared_units", DROP, "budget.declared_units", "Field required"),
+        ("budget.epsilon", float("inf"), "budget.epsilon", "inf"),
+        ("budget.epsilon", float("nan"), "budget.epsilon", "nan"),
+        ("budget.epsilon", 0.0, "budget.epsilon", "0"),
+        ("budget.delta", float("nan"), "budget.delta", "nan"),
+        ("budget.delta", 1.01e-4, "budget", "delta <= 0.1 / declared_units = 0.0001"),
+        ("budget.declared_units", 10_001, "budget", "declared_units"),
+        ("budget.epsilon", 2.99, "", "exceed the budget"),
+        ("budget.delta", 9.9e-6, "", "exceed the budget"),
+        ("federation.banks", SITE["federation"]["hospitals"], "", "one [federation.NAME]"),
+        ("federation", DROP, "federation", "Field required"),
+        ("federation", {}, "federation", "at least 1"),
+        ("federation.hospitals.address", "no-port", "federation.hospitals.address", "pattern"),
+        ("federation.hospitals.epsilon", float("inf"), "federation.hospitals.epsilon", "inf"),
+        ("federation.hospitals.release", ["loss"], "federation.hospitals.release.0", "'loss'"),
+        ("policy.approve", "always", "policy.approve", "'always'"),
+        ("policy.min_noise_multiplier", 0.0, "policy.min_noise_multiplier", "0"),
+        ("policy.max_sample_rate", 1.5, "policy.max_sample_rate", "1.5"),
+        ("resources.device", "tpu", "resources.device", "'tpu'"),
+        ("stay", "yes", "stay", "'yes'"),
+    ],
+)
+def test_a_fault_in_a_site_is_told_with_file_key_and_mend(
+    tmp_path: Path, key: str, value: Any, where: str, what: str
+) -> None:
+    path = _write(tmp_path, edited(SITE, key, value))
+    error = _refused(lambda: load_site(path))
+    assert error.where == (f"{path}: {where}" if where else str(path))
+    assert what in error.what
+
+
+def test_further_faults_are_counted(tmp_path: Path) -> None:
+    raw = edited(edited(FEDERATION, "training.rounds", 0), "model.sha256", "x")
+    assert "1 more after this one" in _refused(lambda: load_federation(_write(tmp_path, raw))).what
+
+
+@pytest.mark.parametrize("load", [load_federation, load_site])
+@pytest.mark.parametrize("fault", ["missing", "folder", "malformed", "not UTF-8", "empty"])
+def test_a_file_that_cannot_be_used_is_named(tmp_path: Path, load: Callable[[Path], object], fault: str) -> None:
+    path = tmp_path / "file.toml"
+    if fault == "folder":
+        path.mkdir()
+    elif fault != "missing":
+        content = {"malformed": b"format = 1\nname = \n", "not UTF-8": b'name = "\xff"', "empty": b""}[fault]
+        path.write_bytes(content)
+    error = _refused(lambda: load(path))
+    assert str(path) in error.where
+    if fault == "malformed":
+        assert "line 2" in error.what
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "{}", '{"format": 1}', "[" * 100_000, '"\\ud800"'])
+def test_a_plans_text_is_data_that_may_be_hostile(text: str) -> None:
+    with pytest.raises(ConfigError):
+        parse_plan(text)
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_no_number_of_a_plans_text_is_infinite(tmp_path: Path, value: str) -> None:
+    text = _plan(tmp_path, FEDERATION).canonical()
+    assert text.count('"learning_rate":0.5') == 1
+    error = _refused(lambda: parse_plan(text.replace('"learning_rate":0.5', f'"learning_rate":{value}'), "offer"))
+    assert error.where == "offer: training.learning_rate"
+
+
+# --set
+
+
+def test_overrides_take_the_place_of_keys(tmp_path: Path) -> None:
+    path = _write(tmp_path, FEDERATION)
+    assignments = [
+        "training.rounds=7",
+        "training.expected_batch=site",  # a bare word
+        'name="two words"',
+        "name = plain",
+        "task.labels=['a', 'b', 'c']",
+        "server.address=127.0.0.1:0",
+        "simulation.split=fold",
+        "cohort.weight=uniform",
+    ]
+    federation = load_federation(path, assignments)
+    assert (federation.training.rounds, federation.training.expected_batch) == (7, "site")
+    assert federation.name.strip() == "plain"
+    assert federation.task.labels == ("a", "b", "c")
+    assert (federation.server.address, federation.simulation.split) == ("127.0.0.1:0", "fold")
+    assert federation.cohort.weight == "uniform"
+    assert load_site(_write(tmp_path, SITE, "site.toml"), ["data.unit=record"]).data.unit == "record"
+
+
+@pytest.mark.parametrize("assignment", ["training.rounds", "", "=3", ".rounds=3", "training.=3", "training..rounds=3"])
+def test_an_override_without_key_or_value_is_refused(tmp_path: Path, assignment: str) -> None:
+    error = _refused(lambda: load_federation(_write(tmp_path, FEDERATION), [assignment]))
+    assert error.where == "--set"
+    assert "table.key=value" in error.mend
+
+
+@pytest.mark.parametrize("assignment", ["name.first=x", "task.labels.first=x", "training.rounds.max=3"])
+def test_an_override_inside_what_is_no_table_is_refused(tmp_path: Path, assignment: str) -> None:
+    error = _refused(lambda: load_federation(_write(tmp_path, FEDERATION), [assignment]))
+    assert error.where == "--set"
+    assert assignment.partition("=")[0] in error.what
+
+
+@pytest.mark.parametrize(
+    ("assignment", "key"),
+    [
+        ("training.rounds=many", "training.rounds"),
+        ("training.roundz=3", "training.roundz"),
+        ("training.learning_rate=nan", "training.learning_rate"),
+        ("training.learning_rate=2020-01-01", "training.learning_rate"),
+        ("training=3", "training"),
+        ("server=3", "server"),
+        ("server.public=3", "server.public"),
+        ("server.runs=3", "server.runs"),
+        ("simulation=3", "simulation"),
+    ],
+)
+def test_an_overridden_value_is_judged_like_a_written_one(tmp_path: Path, assignment: str, key: str) -> None:
+    path = _write(tmp_path, FEDERATION)
+    assert _refused(lambda: load_federation(path, [assignment])).where == f"{path}: {key}"
+
+
+@pytest.mark.parametrize("assignment", ["data=3", "federation=3", "federation.hospitals=3", "data.source=3"])
+def test_an_overridden_table_of_a_site_is_judged_too(tmp_path: Path, assignment: str) -> None:
+    path = _write(tmp_path, SITE)
+    assert _refused(lambda: load_site(path, [assignment])).where == f"{path}: {assignment.partition('=')[0]}"
+
+
+# Paths
+
+
+def test_relative_paths_are_taken_from_the_files_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir("/")
+    raw = edited(edited(FEDERATION, "server.public.source", "public.csv"), "simulation.data", "/all.csv")
+    federation = load_federation(_write(tmp_path, raw))
+    assert federation.server.public is not None
+    assert federation.server.public.source == tmp_path / "public.csv"
+    assert (federation.server.runs, federation.server.ca) == (tmp_path / "runs", tmp_path / "keys" / "ca.crt")
+    assert federation.simulation.data == Path("/all.csv")
+    site = load_site(_write(tmp_path, edited(SITE, "data.exclude", "no.txt"), "site.toml"))
+    assert (site.data.source, site.data.exclude) == (tmp_path / "notes.csv", tmp_path / "no.txt")
+    assert (site.membership.ca, site.membership.key) == (tmp_path / "ca.crt", tmp_path / "north.key")
+
+
+# The digest
+
+
+def _leaves(kind: Any, raw: Raw, prefix: str = "") -> set[str]:
+    keys = set()
+    for name, value in raw.items():
+        inner = getattr(kind.model_fields[name].annotation, "model_fields", None)
+        keys |= _leaves(kind.model_fields[name].annotation, value, f"{prefix}{name}.") if inner else {prefix + name}
+    return keys
+
+
+def test_the_list_of_keys_below_is_whole(tmp_path: Path) -> None:
+    assert _leaves(Plan, _plan(tmp_path, FEDERATION).model_dump()) == {*OTHER, *FIXED}
+
+
+@pytest.mark.parametrize("key", OTHER)
+def test_the_digest_changes_with_every_key_of_the_plan(tmp_path: Path, key: str) -> None:
+    plan = _plan(tmp_path, FEDERATION)
+    other = _plan(tmp_path, edited(FEDERATION, key, OTHER[key]))
+    assert other.digest != plan.digest
+    assert parse_plan(other.canonical()) == other
+
+
+def test_the_digest_is_that_of_what_is_meant_not_of_how_it_is_written(tmp_path: Path) -> None:
+    plan = _plan(tmp_path, FEDERATION)
+    reordered = {name: FEDERATION[name] for name in reversed(FEDERATION)}
+    reordered["training"] = {name: FEDERATION["training"][name] for name in reversed(FEDERATION["training"])}
+    assert _plan(tmp_path, reordered).digest == plan.digest
+    written_out = plan.model_dump(mode="json")
+    assert _plan(tmp_path, written_out).digest == plan.digest
+    whole_number = edited(edited(FEDERATION, "lora.alpha", 16), "cohort.timeout", 600)  # 16 for 16.0
+    assert _plan(tmp_path, whole_number).digest == plan.digest
+    assert _plan(tmp_path, edited(FEDERATION, "task.buckets", [16, 32, 64, 128])).digest == plan.digest
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("server.address", "0.0.0.0:1"),
+        ("server.runs", "elsewhere"),
+        ("server.wait", 5.0),
+        ("server.public", {"source": "public.csv", "limit": 3}),
+        ("simulation.seed", 7),
+        ("simulation.data", "all.csv"),
+        ("simulation.label_map", {"a": "calm"}),
+    ],
+)
+def test_the_servers_own_keys_are_no_part_of_the_plan(tmp_path: Path, key: str, value: Any) -> None:
+    plain, other = (load_federation(_write(tmp_path, raw)) for raw in (FEDERATION, edited(FEDERATION, key, value)))
+    assert other.plan.digest == plain.plan.digest
+    assert other.plan.canonical() == plain.plan.canonical()
+
+
+def test_a_federation_goes_by_its_plans_digest(tmp_path: Path) -> None:
+    """A Federation may stand where a Plan is asked for: it must not go by another name there."""
+    federation = load_federation(_write(tmp_path, FEDERATION))
+    assert federation.canonical() == federation.plan.canonical()
+    assert federation.digest == federation.plan.digest
+
+
+def test_canonical_json_is_canonical(tmp_path: Path) -> None:
+    plan = _plan(tmp_path, edited(FEDERATION, "task.labels", ["ruhig", "dringend – ü"]))
+    text = plan.canonical()
+    raw = json.loads(text)
+    assert parse_plan(text) == plan
+    assert text == json.dumps(raw, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    assert "dringend – ü" in text
+    assert not {"server", "simulation"} & raw.keys()
+    assert not {"epsilon", "delta"} & _leaves(Plan, raw)
+
+
+def test_golden_digest(tmp_path: Path) -> None:
+    """The name of a plan must be the same in every version that reads format 1."""
+    assert _plan(tmp_path, FEDERATION).digest == GOLDEN
+
+
+GOLDEN = "?"
+
+
+def test_a_plan_cannot_be_changed_and_derives_its_buckets(tmp_path: Path) -> None:
+    plan = _plan(tmp_path, FEDERATION)
+    with pytest.raises(ValueError, match="frozen"):
+        plan.training.rounds = 11  # type: ignore[misc]
+    assert plan.task.buckets == (16, 32, 64, 128)
+    assert _plan(tmp_path, edited(FEDERATION, "task.max_length", 200)).task.buckets == (16, 32, 64, 128, 200)
+    assert _plan(tmp_path, edited(FEDERATION, "task.max_length", 8)).task.buckets == (8,)
+    assert type(load_federation(_write(tmp_path, FEDERATION)).plan) is Plan
+    assert Plan.model_validate(FEDERATION | {"training": FEDERATION["training"] | {"spare_rounds": 3}}).training.horizon
+
+
+def test_shares_may_use_up_the_whole_budget(tmp_path: Path) -> None:
+    site = load_site(_write(tmp_path, edited(SITE, "federation.hospitals.epsilon", 8)))
+    assert isinstance(site, Site)
+    assert site.membership.epsilon == site.budget.epsilon
+    assert isinstance(load_federation(_write(tmp_path, FEDERATION)), Federation)

@@ -1,0 +1,198 @@
+"""Prediction by an exported adapter, and `privet predict`."""
+
+import io
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import typer
+from typer.testing import CliRunner
+
+from privet.common import adapter as adapters
+from privet.common.cli.predict import _lines, predict
+from privet.common.errors import ConfigError, DataError, ModelError
+from privet.common.prediction import Predictor, probabilities
+from privet.server.export import export_adapter
+from tests.tiny_models import Kind, tiny_base, tiny_plan, trained
+
+TEXTS = ["the patient has a fever", "no", "my card was charged twice, please refund today!", "zebra " * 60, "rash"]
+
+
+def _adapter(folder: Path, kind: Kind = "bert", pooling: str = "mean") -> Path:
+    """A base in `folder`/base and an adapter on it in `folder`/adapter."""
+    base = tiny_base(folder / "base", kind)
+    plan = tiny_plan(base, model={"pooling": pooling}, method={"kind": "fedavg"})
+    export_adapter(trained(plan, base), base, folder / "adapter")
+    return folder / "adapter"
+
+
+@pytest.mark.parametrize(
+    ("kind", "pooling"),
+    [("bert", "mean"), ("bert", "cls"), ("roberta", "mean"), ("roberta", "cls"), ("distilbert", "cls")],
+)
+def test_predictions_are_the_trained_classifier_s(tmp_path: Path, kind: Kind, pooling: str) -> None:
+    folder = _adapter(tmp_path, kind, pooling)
+    live = trained(Predictor.load(folder).plan, tmp_path / "base")
+    predictor = Predictor.load(folder)
+    with torch.no_grad():  # one text at a time: no padding, no batch
+        expected = np.concatenate([_one(predictor, live, text) for text in TEXTS])
+    assert np.abs(predictor.predict(TEXTS) - expected).max() <= 1e-5
+    assert np.ptp(expected, axis=0).max() > 0.01
+
+
+def _one(predictor: Predictor, live: torch.nn.Module, text: str) -> np.ndarray:
+    ids = predictor._tokenizer([text], truncation=True, max_length=32, return_tensors="pt")
+    logits: np.ndarray = live(ids["input_ids"], ids["attention_mask"]).numpy()
+    return logits
+
+
+def test_order_and_size_of_batches_do_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    predictor = Predictor.load(_adapter(tmp_path))
+    texts = [text for text in TEXTS for _ in range(7)]
+    expected = predictor.predict(texts)
+    shuffled = np.random.default_rng(0).permutation(len(texts))
+    assert np.abs(predictor.predict([texts[i] for i in shuffled]) - expected[shuffled]).max() <= 1e-5
+    monkeypatch.setattr("privet.common.prediction._TOKENS_PER_BATCH", 40)
+    monkeypatch.setattr("privet.common.prediction._TEXTS_PER_PASS", 3)
+    assert np.abs(predictor.predict(texts) - expected).max() <= 1e-5
+    assert predictor.predict([]).shape == (0, 3)
+
+
+def test_probabilities_sum_to_one_without_overflow() -> None:
+    chances = probabilities(np.array([[1e4, 0.0, -1e4], [1.0, 1.0, 1.0]], np.float32))
+    assert np.allclose(chances, np.array([[1.0, 0.0, 0.0], [1 / 3, 1 / 3, 1 / 3]]))
+
+
+def test_another_base_is_refused(tmp_path: Path) -> None:
+    folder = _adapter(tmp_path)
+    other = tiny_base(tmp_path / "other", seed=1)
+    with pytest.raises(ModelError, match=r"digest.*Mend: put the very same files"):
+        Predictor.load(folder, str(other))
+    shutil.move(tmp_path / "base", tmp_path / "moved")
+    with pytest.raises(ModelError, match="Mend:"):
+        Predictor.load(folder)
+    assert Predictor.load(folder, str(tmp_path / "moved")).predict(["no"]).shape == (1, 3)
+
+
+def test_what_is_no_adapter_is_refused_with_a_mend(tmp_path: Path) -> None:
+    folder = _adapter(tmp_path / "run")
+    with pytest.raises(ModelError, match="no such folder"):
+        Predictor.load(tmp_path / "nothing")
+    (tmp_path / "run" / "plan.toml").write_text("", encoding="utf-8")
+    with pytest.raises(ModelError, match=r"not a privet adapter.*Mend: give .*run/adapter"):
+        Predictor.load(tmp_path / "run")
+    with pytest.raises(ModelError, match=r"it has no plan\.toml"):
+        Predictor.load(tmp_path / "run" / "base")
+    (folder / "adapter_model.safetensors").write_bytes(b"x" * 100)
+    with pytest.raises(ModelError, match="safetensors"):
+        Predictor.load(folder)
+
+
+def test_weights_of_another_plan_are_refused(tmp_path: Path) -> None:
+    folder = _adapter(tmp_path)
+    stored = adapters.load(folder / "adapter_model.safetensors")
+    first = sorted(stored)[0]
+    for change in ({first: stored[first][:1]}, {first: stored[first] * np.float32(np.nan)}):
+        adapters.save(stored | change, folder / "adapter_model.safetensors")
+        with pytest.raises(ModelError, match="not those of its plan"):
+            Predictor.load(folder)
+    adapters.save(
+        {name: array for name, array in stored.items() if name != first}, folder / "adapter_model.safetensors"
+    )
+    with pytest.raises(ModelError, match="not those of its plan"):
+        Predictor.load(folder)
+    adapters.save(stored, folder / "adapter_model.safetensors")
+    Predictor.load(folder)
+    text = (folder / "plan.toml").read_text(encoding="utf-8")
+    for old, new in (('"calm"', '"quiet"'), ("feature_scale = 10.0", "feature_scale = 9.0")):
+        assert old in text
+        (folder / "plan.toml").write_text(text.replace(old, new), encoding="utf-8")
+        with pytest.raises(ModelError, match="labels or feature scale"):
+            Predictor.load(folder)
+    (folder / "plan.toml").write_text(text, encoding="utf-8")
+    (folder / "head.safetensors").unlink()
+    with pytest.raises(ModelError, match="no such file"):
+        Predictor.load(folder)
+
+
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _adapter(tmp_path_factory.mktemp("cli"))
+
+
+def _expected(adapter: Path, texts: list[str]) -> list[str]:
+    predictor = Predictor.load(adapter)
+    chances = probabilities(predictor.predict(texts))
+    return [f"{predictor.labels[row.argmax()]}\t{row.max():.4f}" for row in chances]
+
+
+def test_lines_of_a_text_file(adapter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "texts.txt").write_bytes("\ufeffa fever\r\n\r\n  \nno pain\x0c today\n".encode())
+    assert _lines(str(tmp_path / "texts.txt"), "utf-8") == ["a fever", "", "  ", "no pain\x0c today"]
+    predict(adapter, str(tmp_path / "texts.txt"))
+    out, err = capsys.readouterr()
+    first, last = _expected(adapter, ["a fever", "no pain\x0c today"])
+    assert out.split("\n") == [first, "", "", last, ""]  # line n is the n-th text's
+    assert err == "Skipped 2 rows without text.\n"
+
+
+def test_standard_input(adapter: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    text = "Ärztin: das Fieber\nno"
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode("latin-1"))))
+    predict(adapter, "-", encoding="latin-1")
+    out, err = capsys.readouterr()
+    assert out.splitlines() == _expected(adapter, text.splitlines())
+    assert err == ""
+
+
+@pytest.mark.parametrize("name", ["notes.csv", "notes.jsonl"])
+def test_a_table_as_json(adapter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    path = tmp_path / name
+    if name.endswith("csv"):
+        path.write_text('id,note\n1,"a fever, no cough"\n2,\n3,broken,row\n4,rash\n', encoding="utf-8")
+        rows, err = [2, 5], "Skipped 1 row without text.\nSkipped 1 unreadable row.\n"
+    else:
+        path.write_text('{"note": "a fever, no cough"}\n{"note": null}\n[]\n{"note": "rash"}\n', encoding="utf-8")
+        rows, err = [1, 4], "Skipped 1 row without text.\nSkipped 1 unreadable row.\n"
+    predict(adapter, str(path), text="note", as_json=True)
+    captured = capsys.readouterr()
+    assert captured.err == err
+    predictions = json.loads(captured.out)["predictions"]
+    assert [one["row"] for one in predictions] == rows
+    expected = _expected(adapter, ["a fever, no cough", "rash"])
+    assert [f"{one['label']}\t{one['probability']:.4f}" for one in predictions] == expected
+    for one in predictions:
+        assert sum(one["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+        assert one["probability"] == max(one["probabilities"].values()) == one["probabilities"][one["label"]]
+
+
+def test_input_errors_come_with_a_mend(adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.csv").write_text("id,note\n1,rash\n", encoding="utf-8")
+    (tmp_path / "a.txt").write_bytes(b"\xff\xfe\xff")
+    with pytest.raises(DataError, match=r"no column 'text'.*'note'"):
+        predict(adapter, str(tmp_path / "a.csv"))
+    with pytest.raises(ConfigError, match="--text"):
+        predict(adapter, str(tmp_path / "a.txt"), text="note")
+    with pytest.raises(DataError, match=r"decoded.*--encoding"):
+        predict(adapter, str(tmp_path / "a.txt"))
+    with pytest.raises(DataError, match="decoded as 'klingon'"):
+        predict(adapter, str(tmp_path / "a.txt"), encoding="klingon")
+    with pytest.raises(DataError, match="No such file"):
+        predict(adapter, str(tmp_path / "none.txt"))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"")))
+    with pytest.raises(ModelError, match="no such folder"):
+        predict(tmp_path / "none", "-")
+
+
+def test_as_a_command(adapter: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("rash\n", encoding="utf-8")
+    app = typer.Typer()
+    app.command()(predict)
+    done = CliRunner().invoke(app, [str(adapter), str(tmp_path / "a.txt")])
+    assert done.exit_code == 0
+    assert done.stdout.splitlines() == _expected(adapter, ["rash"])
+    piped = CliRunner().invoke(app, [str(adapter), "-", "--json"], input="rash\n")
+    assert json.loads(piped.stdout)["predictions"][0]["row"] == 1

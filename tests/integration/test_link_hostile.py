@@ -1,0 +1,274 @@
+"""An enrolled site that sends what it should not: its own error at most, and nobody else's."""
+
+import hashlib
+import json
+import math
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import grpc
+import pytest
+from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
+
+from privet.client.flower import (
+    ActivateNodeRequest,
+    Error,
+    Node,
+    ObjectTree,
+    PullMessagesRequest,
+    PullObjectRequest,
+    PushMessagesRequest,
+    PushObjectRequest,
+    get_all_nested_objects,
+    get_object_tree,
+    message_from_proto,
+    message_to_proto,
+    remove_content_from_message,
+    seal,
+)
+from privet.client.wire import Wire
+from tests.integration.sites import Hall, Scene, SiteThread, ask, eventually, record, texts
+from tests.integration.tls import new_key, public_pem
+
+Forgery = Callable[[Message], tuple[Any, ObjectTree, dict[str, bytes]]]
+
+
+class Mallory:
+    """The site "south", speaking the protocol by hand."""
+
+    def __init__(self, scene: Scene) -> None:
+        key = scene.keys["south"]
+        self._wire = Wire(scene.address, scene.ca, key, threading.Event(), 64 << 20)
+        request = ActivateNodeRequest(public_key=public_pem(key), heartbeat_interval=30.0)
+        self.node = Node(node_id=self.call("ActivateNode", request).node_id)
+
+    def call(self, method: str, request: Any) -> Any:
+        return self._wire.call(method, request, seconds=20.0, abandon=False)
+
+    def pull(self) -> tuple[Message, ObjectTree]:
+        response = self.call("PullMessages", PullMessagesRequest(node=self.node))
+        return message_from_proto(response.messages_list[0]), response.message_object_trees[0]
+
+    def push(self, envelope: Any, tree: ObjectTree, contents: dict[str, bytes]) -> list[bool]:
+        """Announce and send a reply; for each object whether it was stored."""
+        response = self.call(
+            "PushMessages",
+            PushMessagesRequest(node=self.node, messages_list=[envelope], message_object_trees=[tree]),
+        )
+        run_id = envelope.metadata.run_id
+        return [
+            self.call(
+                "PushObject",
+                PushObjectRequest(
+                    node=self.node,
+                    run_id=run_id,
+                    session_id=response.session_id,
+                    object_id=object_id,
+                    object_content=contents[object_id],
+                ),
+            ).stored
+            for object_id in response.objects_to_push
+        ]
+
+    def close(self) -> None:
+        self._wire.close()
+
+
+@contextmanager
+def round_with(scene: Scene, timeout: float) -> Iterator[tuple[Mallory, dict[str, str]]]:
+    """A round of an honest "north" and Mallory; the dict holds its outcome after the block."""
+    honest, mallory = scene.site("north"), Mallory(scene)
+    scene.gather("north", "south")
+    outcome: dict[str, str] = {}
+    with scene.fleet.run() as grid:
+        thread = threading.Thread(target=lambda: outcome.update(texts(scene.fleet, ask(grid, "hello", timeout))))
+        thread.start()
+        try:
+            yield mallory, outcome
+        finally:
+            thread.join(30.0)
+            mallory.close()
+    assert honest.error is None
+
+
+def object_of(kind: str, children: list[str], body: bytes) -> tuple[str, bytes]:
+    """A Flower object as (id, content)."""
+    content = f"{kind} {','.join(children)} {len(body)}".encode() + b"\x00" + body
+    return hashlib.sha256(content).hexdigest(), content
+
+
+def sound(request: Message, content: RecordDict | None = None) -> tuple[Any, ObjectTree, dict[str, bytes]]:
+    """A reply as an honest site would send it."""
+    reply = Message(content or record("from south"), reply_to=request)
+    seal(reply)
+    envelope = message_to_proto(remove_content_from_message(reply))
+    return (
+        envelope,
+        get_object_tree(reply),
+        {key: part.deflate() for key, part in get_all_nested_objects(reply).items()},
+    )
+
+
+def other_content(request: Message) -> tuple[Any, ObjectTree, dict[str, bytes]]:
+    """Objects that are not what their ids say."""
+    envelope, tree, contents = sound(request)
+    return envelope, tree, {key: object_of("ArrayChunk", [], b"other")[1] for key in contents}
+
+
+def garbage(request: Message) -> tuple[Any, ObjectTree, dict[str, bytes]]:
+    """A root that is no object at all."""
+    envelope, _, _ = sound(request)
+    content = b"\xff\xfe no head"
+    envelope.metadata.message_id = hashlib.sha256(content).hexdigest()
+    return envelope, ObjectTree(object_id=envelope.metadata.message_id), {envelope.metadata.message_id: content}
+
+
+def no_message(request: Message) -> tuple[Any, ObjectTree, dict[str, bytes]]:
+    """A root of another type."""
+    envelope, _, _ = sound(request)
+    object_id, content = object_of("ConfigRecord", [], b"")
+    envelope.metadata.message_id = object_id
+    return envelope, ObjectTree(object_id=object_id), {object_id: content}
+
+
+def missing_child(request: Message) -> tuple[Any, ObjectTree, dict[str, bytes]]:
+    """A message whose content is not in its tree."""
+    envelope, tree, contents = sound(request)
+    return envelope, ObjectTree(object_id=tree.object_id), {tree.object_id: contents[tree.object_id]}
+
+
+def bomb(request: Message) -> tuple[Any, ObjectTree, dict[str, bytes]]:
+    """100 KB that inflate to 1 GB: an array that names one chunk a million times."""
+    chunk = object_of("ArrayChunk", [], b"x" * 1000)
+    body = json.dumps({"dtype": "float32", "shape": [1], "stype": "raw", "arraychunk_ids": [0] * 1_000_000}).encode()
+    array = object_of("Array", [chunk[0]], body)
+    arrays = object_of("ArrayRecord", [array[0]], json.dumps({"a": array[0]}).encode())
+    records = object_of("RecordDict", [arrays[0]], json.dumps({"r": arrays[0]}).encode())
+    envelope, tree, contents = sound(request, RecordDict({"r": ArrayRecord({})}))
+    message = object_of("Message", [records[0]], contents[tree.object_id].partition(b"\x00")[2])
+    envelope.metadata.message_id = message[0]
+    chain = ObjectTree(object_id=chunk[0])
+    for object_id, _ in (array, arrays, records, message):
+        chain = ObjectTree(object_id=object_id, children=[chain])
+    return envelope, chain, dict([chunk, array, arrays, records, message])
+
+
+@pytest.mark.parametrize(
+    ("forge", "reason"),
+    [
+        (other_content, "malformed reply"),
+        (garbage, "malformed reply"),
+        (no_message, "malformed reply"),
+        (missing_child, "malformed reply"),
+        (bomb, "reply too large"),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_unsound_objects_are_that_sites_error(scene: Scene, forge: Forgery, reason: str) -> None:
+    with round_with(scene, 20.0) as (mallory, outcome):
+        request, _ = mallory.pull()
+        mallory.push(*forge(request))
+    assert outcome == {"north": "HELLO", "south": "!" + reason}
+    assert len(scene.fleet.store) == 0
+
+
+def endless(request: Message) -> tuple[Any, ObjectTree, dict[str, bytes]]:
+    envelope, tree, contents = sound(request)
+    envelope.metadata.created_at = math.nan
+    return envelope, tree, contents
+
+
+def stuffed(request: Message) -> tuple[Any, ObjectTree, dict[str, bytes]]:
+    envelope, tree, contents = sound(request)
+    envelope.content.items.add(key="x" * 100)
+    return envelope, tree, contents
+
+
+def verbose(request: Message) -> tuple[Any, ObjectTree, dict[str, bytes]]:
+    reply = Message(Error(0, "x" * 100_000), reply_to=request)
+    seal(reply)
+    return message_to_proto(reply), get_object_tree(reply), {reply.object_id: reply.deflate()}
+
+
+def crowded(request: Message) -> tuple[Any, ObjectTree, dict[str, bytes]]:
+    envelope, tree, contents = sound(request)
+    tree.children.extend(ObjectTree(object_id=f"{index:064x}") for index in range(10_001))
+    return envelope, tree, contents
+
+
+def misplaced(request: Message) -> tuple[Any, ObjectTree, dict[str, bytes]]:
+    envelope, tree, contents = sound(request)
+    envelope.metadata.src_node_id += 1
+    return envelope, tree, contents
+
+
+@pytest.mark.parametrize("forge", [endless, stuffed, verbose, crowded, misplaced])
+def test_unsound_envelopes_are_refused(scene: Scene, forge: Forgery) -> None:
+    with round_with(scene, 20.0) as (mallory, outcome):
+        request, _ = mallory.pull()
+        with pytest.raises(grpc.RpcError) as caught:
+            mallory.push(*forge(request))
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        mallory.push(*sound(request))
+    assert outcome == {"north": "HELLO", "south": "from south"}
+
+
+def test_reason_of_an_error_is_fit_for_a_terminal(scene: Scene) -> None:
+    with round_with(scene, 20.0) as (mallory, outcome):
+        request, _ = mallory.pull()
+        reply = Message(Error(0, "\x1b[2Jgone\n" + "y" * 1000), reply_to=request)
+        seal(reply)
+        assert mallory.push(message_to_proto(reply), get_object_tree(reply), {reply.object_id: reply.deflate()}) == [
+            True
+        ]
+    assert outcome["south"].startswith("![2Jgoney")
+    assert len(outcome["south"]) <= 201
+
+
+def test_objects_and_messages_of_others_are_out_of_reach(scene: Scene) -> None:
+    with round_with(scene, 20.0) as (mallory, outcome):
+        request, tree = mallory.pull()
+        foreign = hashlib.sha256(b"somebody else's").hexdigest()
+        run_id = request.metadata.run_id
+        answer = mallory.call("PullObject", PullObjectRequest(node=mallory.node, run_id=run_id, object_id=foreign))
+        assert not answer.object_found
+        own = PullObjectRequest(node=mallory.node, run_id=run_id, object_id=tree.object_id)
+        assert mallory.call("PullObject", own).object_available
+        envelope, reply_tree, contents = sound(request)
+        envelope.metadata.reply_to_message_id = foreign  # no message of this site's
+        assert mallory.push(envelope, reply_tree, contents) == []
+        push = PushObjectRequest(
+            node=mallory.node, run_id=run_id, session_id="guessed", object_id=foreign, object_content=b"x"
+        )
+        assert not mallory.call("PushObject", push).stored
+        mallory.push(*sound(request))
+    assert outcome == {"north": "HELLO", "south": "from south"}
+
+
+def test_second_pull_without_a_reply_gets_the_message_again(scene: Scene) -> None:
+    with round_with(scene, 20.0) as (mallory, outcome):
+        first, _ = mallory.pull()
+        second, _ = mallory.pull()  # the answer to the first was lost on the way, say
+        assert first.metadata.message_id != second.metadata.message_id
+        assert mallory.push(*sound(first)) == []  # withdrawn
+        assert set(mallory.push(*sound(second))) == {True}
+    assert outcome == {"north": "HELLO", "south": "from south"}
+
+
+def test_reply_over_the_quota_is_refused_while_it_arrives(hall: Hall) -> None:
+    key = new_key()
+    fleet = hall.fleet({"north": key}, max_reply_bytes=100_000)
+    fleet.start()
+    large = RecordDict({"test": ConfigRecord({"text": b"x" * 200_000})})
+    site = SiteThread(f"127.0.0.1:{fleet.port}", hall.authority.pem, key, lambda _: large)
+    try:
+        assert eventually(lambda: len(fleet.online()) == 1)
+        with fleet.run() as grid:
+            assert texts(fleet, ask(grid, "hello", 20.0)) == {"north": "!reply too large"}
+            assert texts(fleet, ask(grid, "hello", 20.0)) == {"north": "!reply too large"}
+        site.close()
+    finally:
+        fleet.close()
+    assert site.error is None
