@@ -5,18 +5,17 @@ What arrives is parsed into records and given to a function of this site; no cod
 
 import logging
 import os
-import random
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from enum import StrEnum
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import grpc
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from privet.client.calls import Calls, DroppedError, LinkEvent, UnregisteredError
 from privet.client.flower import (
     HEARTBEAT_DEFAULT_INTERVAL,
     ActivateNodeRequest,
@@ -43,38 +42,16 @@ from privet.client.flower import (
     remove_content_from_message,
     seal,
 )
-from privet.client.refusal import Verdict, code_of, details_of, judge, reason
 from privet.client.wire import CALL_SECONDS, OBJECT_SECONDS, StoppedError, Wire
 from privet.common.errors import Code, TransportError, WireError
 from privet.common.inflation import inflated_bytes
 
+__all__ = ["LinkEvent", "hard_exit", "serve"]
+
 MAX_MESSAGE_BYTES = 64 << 20
 MAX_OBJECTS = 10_000
 _PARALLEL_OBJECTS = 4
-_MAX_DELAY_SECONDS = 10.0
-_MAX_FAULTS = 5  # tries of a call for one message that the server answers with an internal error
-_FAULTS = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN}
 _QUICK_SECONDS = 1.0  # a server that answers "nothing" faster than this does not hold polls; ask it less often
-
-
-class LinkEvent(StrEnum):
-    """What the link is about, for the operator."""
-
-    CONNECTING = "connecting"
-    ONLINE = "online"
-    RETRYING = "retrying"
-    WORKING = "working"  # on the answer to a request
-    IDLE = "idle"  # its reply was taken by the server
-    FAILED = "failed"  # it could not be answered, or its reply not be delivered; the text never leaves this machine
-    STOPPED = "stopped"
-
-
-class _DroppedError(Exception):
-    """The message under way is over; go on with the next."""
-
-
-class _UnregisteredError(Exception):
-    """The server knows this site under another node id."""
 
 
 def serve(
@@ -137,14 +114,11 @@ class _Link:
         max_request_bytes: int,
     ) -> None:
         self._wire, self._address, self._public_key, self._answer = wire, address, public_key, answer
-        self._stop, self._on_event, self._max_request_bytes = stop, on_event, max_request_bytes
-        self._known = False  # whether the server answered a call of this process
-        self._retrying = False
-        self._speaking = threading.Lock()
+        self._calls, self._stop, self._max_request_bytes = Calls(wire, address, on_event), stop, max_request_bytes
 
     def run(self) -> None:
         """Register and attend to requests until `stop` is set."""
-        self._say(LinkEvent.CONNECTING, f"connecting to {self._address}")
+        self._calls.say(LinkEvent.CONNECTING, f"connecting to {self._address}")
         while not self._stop.is_set():
             try:
                 node = self._register()
@@ -156,26 +130,23 @@ class _Link:
                     self._attend(node)
             except StoppedError:
                 break
-            except _UnregisteredError:
+            except UnregisteredError:
                 goodbye = False
+                self._stop.wait(_QUICK_SECONDS)
             except TransportError:
                 goodbye = False
                 raise
             finally:
                 if goodbye:
                     self._leave(node)
-        self._say(LinkEvent.STOPPED, f"disconnected from {self._address}")
-
-    def _say(self, event: LinkEvent, text: str) -> None:
-        with self._speaking:
-            self._on_event(event, text)
+        self._calls.say(LinkEvent.STOPPED, f"disconnected from {self._address}")
 
     # Presence
 
     def _register(self) -> Node:
         request = ActivateNodeRequest(public_key=self._public_key, heartbeat_interval=HEARTBEAT_DEFAULT_INTERVAL)
-        response = self._demand("ActivateNode", request)
-        self._say(LinkEvent.ONLINE, f"connected to {self._address}")
+        response = self._calls.demand("ActivateNode", request)
+        self._calls.say(LinkEvent.ONLINE, f"connected to {self._address}")
         return Node(node_id=response.node_id)
 
     def _leave(self, node: Node) -> None:
@@ -190,17 +161,17 @@ class _Link:
     def _attend(self, node: Node) -> None:
         while True:
             began = time.monotonic()
-            response = self._demand("PullMessages", PullMessagesRequest(node=node))
+            response = self._calls.demand("PullMessages", PullMessagesRequest(node=node))
             if not response.messages_list:
                 if time.monotonic() - began < _QUICK_SECONDS:
                     self._stop.wait(_QUICK_SECONDS / 2)
                 continue
             try:
                 self._handle(node, message_from_proto(response.messages_list[0]), response.message_object_trees[0])
-            except _DroppedError as error:
-                self._say(LinkEvent.FAILED, f"the server did not take the reply: {error}")
+            except DroppedError as error:
+                self._calls.say(LinkEvent.FAILED, f"the server did not take the reply: {error}")
             except (WireError, ValueError, IndexError):  # not even an envelope to reply to
-                self._say(LinkEvent.FAILED, "a malformed message arrived")
+                self._calls.say(LinkEvent.FAILED, "a malformed message arrived")
 
     def _handle(self, node: Node, message: Message, tree: ObjectTree) -> None:
         """Fetch a request, answer it, deliver the reply."""
@@ -208,21 +179,21 @@ class _Link:
             request = self._fetch(node, message, tree)
             if self._stop.is_set():
                 raise StoppedError
-            self._say(LinkEvent.WORKING, "answering a request")
+            self._calls.say(LinkEvent.WORKING, "answering a request")
             reply = Message(self._answered(request), reply_to=message)
-        except (_DroppedError, _UnregisteredError, StoppedError, TransportError):
+        except (DroppedError, UnregisteredError, StoppedError, TransportError):
             raise
         except Exception as error:  # whatever it is, it may hold private text: it stays here
-            self._say(LinkEvent.FAILED, f"the request could not be answered: {type(error).__name__}: {error}")
+            self._calls.say(LinkEvent.FAILED, f"the request could not be answered: {type(error).__name__}: {error}")
             reply = Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, Code.UNAVAILABLE.value), reply_to=message)
         self._deliver(node, reply)
-        self._say(LinkEvent.IDLE, "the reply was sent")
+        self._calls.say(LinkEvent.IDLE, "the reply was sent")
 
     def _answered(self, request: RecordDict) -> RecordDict:
         """The answer, in an error of the answer's own if it is none of the link's."""
         try:
             reply = self._answer(request)
-        except (_DroppedError, _UnregisteredError, StoppedError, TransportError) as error:
+        except (DroppedError, UnregisteredError, StoppedError, TransportError) as error:
             raise RuntimeError(f"{type(error).__name__}: {error}") from error
         if not isinstance(reply, RecordDict):
             raise TypeError(f"the answer is a {type(reply).__name__}, not a RecordDict")
@@ -242,16 +213,16 @@ class _Link:
 
         def pull(object_id: str) -> None:
             request = PullObjectRequest(node=node, run_id=run_id, object_id=object_id)
-            response = self._try("PullObject", request, seconds=OBJECT_SECONDS, abandon=True)
+            response = self._calls.attempt("PullObject", request, seconds=OBJECT_SECONDS, abandon=True)
             if not response.object_available:
-                raise _DroppedError("the request was withdrawn")
+                raise DroppedError("the request was withdrawn")
             contents[object_id] = response.object_content
             if sum(map(len, list(contents.values()))) > self._max_request_bytes:
                 raise WireError("the request is too large")
 
         self._in_parallel(pull, ids)
         confirmation = ConfirmMessageReceivedRequest(node=node, run_id=run_id, message_object_id=tree.object_id)
-        self._try("ConfirmMessageReceived", confirmation, seconds=CALL_SECONDS, abandon=True)
+        self._calls.attempt("ConfirmMessageReceived", confirmation, seconds=CALL_SECONDS, abandon=True)
         if inflated_bytes(contents) > self._max_request_bytes:
             raise WireError("the request is too large")
         inflated = inflate_object_from_contents(tree.object_id, contents)
@@ -270,7 +241,7 @@ class _Link:
             messages_list=[message_to_proto(remove_content_from_message(reply))],
             message_object_trees=[tree],
         )
-        response = self._try("PushMessages", announcement, seconds=CALL_SECONDS, abandon=False)
+        response = self._calls.attempt("PushMessages", announcement, seconds=CALL_SECONDS, abandon=False)
 
         def push(object_id: str) -> None:
             request = PushObjectRequest(
@@ -280,8 +251,8 @@ class _Link:
                 object_id=object_id,
                 object_content=parts[object_id].deflate(),
             )
-            if not self._try("PushObject", request, seconds=OBJECT_SECONDS, abandon=False).stored:
-                raise _DroppedError("it came too late or is too large")
+            if not self._calls.attempt("PushObject", request, seconds=OBJECT_SECONDS, abandon=False).stored:
+                raise DroppedError("it came too late or is too large")
 
         missing = set(response.objects_to_push)
         self._in_parallel(push, [object_id for object_id in parts if object_id in missing])
@@ -295,51 +266,3 @@ class _Link:
                     future.result()
             finally:
                 executor.shutdown(wait=False, cancel_futures=True)
-
-    # Calls
-
-    def _demand(self, method: str, request: Any) -> Any:
-        """A call without which there is nothing to do: refused for good, it ends the link."""
-        try:
-            return self._try(method, request, seconds=CALL_SECONDS, abandon=True)
-        except _DroppedError as error:
-            raise TransportError(
-                f"The server refused this site: {error}.",
-                where=self._address,
-                mend="Check that the server and this site run the same release of privet.",
-            ) from None
-
-    def _try(self, method: str, request: Any, *, seconds: float, abandon: bool) -> Any:
-        """Call until the server answers.
-
-        Raises:
-            TransportError: a clear refusal, for the operator.
-            _DroppedError: the message under way is over.
-            _UnregisteredError: the site must register anew.
-            StoppedError: the site is to stop.
-        """
-        delay, faults = 1.0, 0
-        while True:
-            try:
-                response = self._wire.call(method, request, seconds=seconds, abandon=abandon)
-            except grpc.RpcError as error:
-                verdict = judge(error, self._address, known=self._known)
-                faults += code_of(error) in _FAULTS
-                if isinstance(verdict, TransportError):
-                    raise verdict from None
-                if verdict is Verdict.REGISTER:
-                    raise _UnregisteredError from None
-                if verdict is Verdict.DROP or (not method.startswith(("Activate", "PullM")) and faults >= _MAX_FAULTS):
-                    raise _DroppedError(details_of(error)) from None
-                wait = delay * random.uniform(0.8, 1.2)
-                self._retrying = True
-                self._say(LinkEvent.RETRYING, f"{self._address} {reason(error)}; next try in {max(1, round(wait))} s")
-                self._wire.pause(wait)
-                delay = min(2 * delay, _MAX_DELAY_SECONDS)
-            else:
-                self._wire.succeeded()
-                self._known = True
-                if self._retrying and method != "ActivateNode":
-                    self._say(LinkEvent.ONLINE, f"connected to {self._address} again")
-                self._retrying = False
-                return response

@@ -69,6 +69,18 @@ def reason(error: grpc.RpcError) -> str:
     return "cannot serve this site now"
 
 
+def why_dropped(error: grpc.RpcError) -> str:
+    """Why the server will not have a message, as the end of a sentence."""
+    code = code_of(error)
+    if code is grpc.StatusCode.PERMISSION_DENIED:
+        return "the run that it belongs to is over"
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        return "it is too large"
+    if code is grpc.StatusCode.INVALID_ARGUMENT:
+        return "the server finds it malformed"
+    return "the server cannot process it"
+
+
 def code_of(error: grpc.RpcError) -> Any:
     """gRPC's status code, or None for an error of the local machine."""
     return error.code() if hasattr(error, "code") else None

@@ -22,7 +22,7 @@ from privet.common.privacy.noise import NoiseSource, privatise
 
 _TINY = 1e-30
 _MARGIN = 1.001  # covers the rounding of the norm
-_GROUP_VALUES = 8_000_000  # float32 values of unit gradients held at once
+_GROUP_VALUES = 2_000_000  # float32 values of unit gradients held at once: 8 MB stay near the cache
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,8 +72,7 @@ def clipped_sum(
     size = max(1, _GROUP_VALUES // model.spec.size)
     for start in range(0, len(drawn), size):
         group = drawn[start : start + size]
-        gradients = _unit_gradients(model, data, group, event.max_records, noise)
-        norms = torch.linalg.vector_norm(gradients, dim=1)
+        gradients, norms = _sound(_unit_gradients(model, data, group, event.max_records, noise))
         factors = torch.clamp(event.max_grad_norm / (_MARGIN * norms + _TINY), max=1.0)
         total += factors.double() @ gradients.double()
     return total.numpy()
@@ -82,7 +81,7 @@ def clipped_sum(
 def _unit_gradients(
     model: GradientEngine, data: Examples, group: NDArray[np.intp], max_records: int, noise: NoiseSource
 ) -> Tensor:
-    """g_u of each unit in the group, float32 [units, P]. What cannot be computed is exactly zero."""
+    """g_u of each unit in the group, float32 [units, P]. A record that cannot be computed counts as zero."""
     records, slots, shares = [], [], []
     for slot, unit in enumerate(group):
         members = data.units.records(int(unit))
@@ -101,15 +100,21 @@ def _unit_gradients(
     for batch in data.batches(wanted):
         position = torch.from_numpy(place[batch.records])
         rows = model.per_record(batch)[: len(batch.records)]
-        rows = _zero_unless_finite(rows) * share_of[position].unsqueeze(1)
-        gradients.index_add_(0, slot_of[position], rows)
-    return _zero_unless_finite(gradients)
+        rows, _ = _sound(rows)
+        gradients.index_add_(0, slot_of[position], rows * share_of[position].unsqueeze(1))
+    return gradients
 
 
-def _zero_unless_finite(rows: Tensor) -> Tensor:
-    """Rows with a value that is not finite become zero; selected, not multiplied, since 0 · inf is not 0."""
-    finite = torch.isfinite(rows).all(dim=1, keepdim=True)
-    return torch.where(finite, rows, torch.zeros_like(rows))
+def _sound(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows [N, P] and their norms [N], float32; a row whose norm is not finite becomes zero.
+
+    Selected, not multiplied, since 0 · inf is not 0. A norm is not finite where a value is not, or where it overflows.
+    """
+    norms = torch.linalg.vector_norm(rows, dim=1)
+    finite = torch.isfinite(norms)
+    if bool(finite.all()):
+        return rows, norms
+    return torch.where(finite.unsqueeze(1), rows, torch.zeros_like(rows)), torch.where(finite, norms, torch.zeros_like(norms))
 
 
 def _optimizer(model: GradientEngine, spec: TrainSpec) -> torch.optim.Optimizer:

@@ -18,7 +18,7 @@ Integers = NDArray[np.int64]
 UNKNOWN = -1  # label of a record that the plan has no label for: it contributes zero
 
 _TOKENS_PER_BATCH = 1024
-_FEATURE_ROWS = 256
+_FEATURE_ROWS = 64
 
 
 @dataclass(frozen=True)

@@ -82,9 +82,9 @@ class RunFolder:
         }
         export_adapter(classifier, base, adapter, documents=documents)
         if merged and plan.model.pooling == "mean":
-            export_sentence_transformers(
-                classifier, base, self.path / "sentence-transformers", documents=documents
-            )
+            merged_folder = self.path / "sentence-transformers"
+            statement = {"privacy.json": documents["privacy.json"]}
+            export_sentence_transformers(classifier, base, merged_folder, documents=statement)
         page = report_html(
             plan, history=history, statements=statements, simulated=simulated, command=command, final=results
         )

@@ -3,7 +3,7 @@
 import grpc
 import pytest
 
-from privet.client.refusal import Verdict, judge, reason
+from privet.client.refusal import Verdict, judge, reason, why_dropped
 from privet.common.errors import TransportError
 from privet.common.handshake import Refusal
 
@@ -108,3 +108,16 @@ def test_reasons() -> None:
     assert reason(Failure(CODE.UNAVAILABLE, REFUSED)) == "cannot be reached"
     assert reason(Failure(CODE.UNAVAILABLE, NO_NAME)) == "cannot be found by name"
     assert reason(Failure(CODE.INTERNAL)) == "cannot serve this site now"
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (CODE.PERMISSION_DENIED, "over"),
+        (CODE.RESOURCE_EXHAUSTED, "too large"),
+        (CODE.INVALID_ARGUMENT, "malformed"),
+        (CODE.INTERNAL, "cannot process"),
+    ],
+)
+def test_dropped_messages_have_a_reason_of_our_own_words(code: grpc.StatusCode, words: str) -> None:
+    assert words in why_dropped(Failure(code, '{"code": 7, "public_message": "of another program"}'))

@@ -19,7 +19,7 @@ PRIVET = (sys.executable, "-m", "privet.common.cli")
 PATIENCE = 90.0
 
 # Every attempt to leave the loopback is written down and refused, in each process of the federation.
-GUARD = '''
+GUARD = """
 import os, socket
 _connect, _lookup = socket.socket.connect, socket.getaddrinfo
 
@@ -39,7 +39,7 @@ def getaddrinfo(host, *args, **kwargs):
     return _lookup(host, *args, **kwargs)
 
 socket.socket.connect, socket.getaddrinfo = connect, getaddrinfo
-'''
+"""
 
 
 class Process:

@@ -120,9 +120,9 @@ class SiteThread:
         self._thread.join(timeout)
         return not self._thread.is_alive()
 
-    def refusal(self) -> TransportError:
-        """The error that ended the site."""
-        assert self.ended()
+    def refusal(self, timeout: float = PATIENCE) -> TransportError:
+        """The error that ended the site within `timeout` seconds."""
+        assert self.ended(timeout)
         assert isinstance(self.error, TransportError), repr(self.error)
         return self.error
 

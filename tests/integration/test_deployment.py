@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from tests.integration.deployment import Deployment, Tap
 
 pytestmark = pytest.mark.timeout(300)
@@ -98,7 +99,9 @@ def test_a_killed_site_is_named_and_rejoins(tmp_path: Path) -> None:
         clients = {name: deployment.client(name) for name in deployment.sites}
         clients["lab"].until(lambda event: event["event"] == "training")
         clients["lab"].kill()
-        missed = server.until(lambda event: event["event"] == "round" and "lab" in event["missing"] + list(event["failed"]))
+        missed = server.until(
+            lambda event: event["event"] == "round" and "lab" in event["missing"] + list(event["failed"])
+        )
         assert {"clinic", "ward"} <= set(missed["answered"])
         document = deployment.ledger("lab")
         assert any(event["round"] == missed["round"] for event in document["events"])

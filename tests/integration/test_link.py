@@ -14,7 +14,7 @@ from privet.client.link import LinkEvent
 from privet.client.wire import Wire
 from privet.common.errors import RunError, TransportError
 from privet.server.fleet import Fleet
-from tests.integration.sites import Hall, Scene, ask, echo, texts
+from tests.integration.sites import Hall, Scene, ask, echo, eventually, record, text_of, texts
 from tests.integration.tls import new_key
 
 
@@ -59,6 +59,62 @@ def test_arrays_of_several_chunks_come_back_bit_by_bit(scene: Scene) -> None:
     assert np.array_equal(arrays["b"].numpy(), values[:3])
 
 
+def test_push_and_pull_by_hand(scene: Scene) -> None:
+    scene.site("north")
+    scene.gather("north")
+    with scene.fleet.run() as grid:
+        (node,) = grid.get_nodes()
+        ids = grid.push_messages([grid.create_message(record("hello"), "train", node.node_id, "1")])
+        replies: list[Message] = []
+
+        def collect() -> bool:
+            replies.extend(grid.pull_messages(ids))
+            return bool(replies)
+
+        assert eventually(collect)
+        assert texts(scene.fleet, replies) == {"north": "HELLO"}
+        assert len(scene.fleet.store) == 0
+
+
+def test_reply_of_a_run_that_is_over_is_dropped(scene: Scene) -> None:
+    released = threading.Event()
+
+    def late(request: RecordDict) -> RecordDict:
+        if text_of(request) == "first":
+            released.wait(20.0)
+        return echo(request)
+
+    site = scene.site("north", late)
+    scene.gather("north")
+    with scene.fleet.run() as grid:
+        assert ask(grid, "first", 1.0) == []
+    released.set()
+    assert site.saw(LinkEvent.FAILED)
+    assert site.events[-1] == (
+        LinkEvent.FAILED,
+        "the server did not take the reply: the run that it belongs to is over",
+    )
+    with scene.fleet.run() as grid:
+        assert texts(scene.fleet, ask(grid, "second", 20.0)) == {"north": "SECOND"}
+
+
+def test_late_reply_does_not_reach_the_next_round(scene: Scene) -> None:
+    released = threading.Event()
+
+    def late(request: RecordDict) -> RecordDict:
+        if text_of(request) == "first":
+            released.wait(20.0)
+        return echo(request)
+
+    scene.site("north", late)
+    scene.gather("north")
+    with scene.fleet.run() as grid:
+        assert ask(grid, "first", 1.0) == []
+        threading.Timer(0.3, released.set).start()
+        assert texts(scene.fleet, ask(grid, "second", 20.0)) == {"north": "SECOND"}
+        assert len(scene.fleet.store) == 0
+
+
 def test_killed_and_restarted_site_gets_its_message_again(scene: Scene, tmp_path: Path) -> None:
     scene.site("north")
     victim = scene.process("south", "hang", tmp_path / "south")
@@ -83,6 +139,7 @@ def test_killed_site_is_absent_at_the_deadline(scene: Scene, tmp_path: Path) -> 
         began = time.monotonic()
         replies = ask(grid, "hello", 3.0)
         killer.join()
+        assert len(scene.fleet.store) == 0  # a reply that came now would be refused
     assert 2.9 < time.monotonic() - began < 5.0
     assert texts(scene.fleet, replies) == {"north": "HELLO"}
 

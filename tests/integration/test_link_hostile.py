@@ -28,8 +28,9 @@ from privet.client.flower import (
     remove_content_from_message,
     seal,
 )
+from privet.client.link import LinkEvent
 from privet.client.wire import Wire
-from tests.integration.sites import Hall, Scene, SiteThread, ask, eventually, record, texts
+from tests.integration.sites import Hall, Scene, SiteThread, ask, echo, eventually, record, texts
 from tests.integration.tls import new_key, public_pem
 
 Forgery = Callable[[Message], tuple[Any, ObjectTree, dict[str, bytes]]]
@@ -52,7 +53,7 @@ class Mallory:
         return message_from_proto(response.messages_list[0]), response.message_object_trees[0]
 
     def push(self, envelope: Any, tree: ObjectTree, contents: dict[str, bytes]) -> list[bool]:
-        """Announce and send a reply; for each object whether it was stored."""
+        """Announce and send a reply; for each object in `contents` whether it was stored."""
         response = self.call(
             "PushMessages",
             PushMessagesRequest(node=self.node, messages_list=[envelope], message_object_trees=[tree]),
@@ -70,6 +71,7 @@ class Mallory:
                 ),
             ).stored
             for object_id in response.objects_to_push
+            if object_id in contents
         ]
 
     def close(self) -> None:
@@ -204,7 +206,14 @@ def misplaced(request: Message) -> tuple[Any, ObjectTree, dict[str, bytes]]:
     return envelope, tree, contents
 
 
-@pytest.mark.parametrize("forge", [endless, stuffed, verbose, crowded, misplaced])
+def borrowed(request: Message) -> tuple[Any, ObjectTree, dict[str, bytes]]:
+    """A reply under the id of a message that the server itself sent."""
+    envelope, _, contents = sound(request)
+    envelope.metadata.message_id = request.metadata.message_id
+    return envelope, ObjectTree(object_id=request.metadata.message_id), contents
+
+
+@pytest.mark.parametrize("forge", [endless, stuffed, verbose, crowded, misplaced, borrowed])
 def test_unsound_envelopes_are_refused(scene: Scene, forge: Forgery) -> None:
     with round_with(scene, 20.0) as (mallory, outcome):
         request, _ = mallory.pull()
@@ -247,6 +256,35 @@ def test_objects_and_messages_of_others_are_out_of_reach(scene: Scene) -> None:
     assert outcome == {"north": "HELLO", "south": "from south"}
 
 
+def test_object_that_another_site_will_send_cannot_be_poisoned(scene: Scene) -> None:
+    ready = threading.Event()
+
+    def patient(request: RecordDict) -> RecordDict:
+        assert ready.wait(20.0)
+        return echo(request)
+
+    scene.site("north", patient)
+    mallory = Mallory(scene)
+    scene.gather("north", "south")
+    outcome: dict[str, str] = {}
+    with scene.fleet.run() as grid:
+        thread = threading.Thread(target=lambda: outcome.update(texts(scene.fleet, ask(grid, "hello", 20.0))))
+        thread.start()
+        request, _ = mallory.pull()
+        envelope, tree, contents = sound(request, record("HELLO"))  # the very record that north is about to send
+        lies = {key: part.deflate() for key, part in get_all_nested_objects(record("LIES!")).items()}
+        by_kind = {content.split(b" ")[0]: content for content in lies.values()}
+        forged = {
+            key: by_kind[kind] for key, content in contents.items() if (kind := content.split(b" ")[0]) in by_kind
+        }
+        assert len(forged) == 2
+        mallory.push(envelope, tree, forged)  # and never the message itself, so that the lies would stay
+        ready.set()
+        thread.join(30.0)
+    mallory.close()
+    assert outcome == {"north": "HELLO", "south": "!malformed reply"}
+
+
 def test_second_pull_without_a_reply_gets_the_message_again(scene: Scene) -> None:
     with round_with(scene, 20.0) as (mallory, outcome):
         first, _ = mallory.pull()
@@ -268,6 +306,8 @@ def test_reply_over_the_quota_is_refused_while_it_arrives(hall: Hall) -> None:
         with fleet.run() as grid:
             assert texts(fleet, ask(grid, "hello", 20.0)) == {"north": "!reply too large"}
             assert texts(fleet, ask(grid, "hello", 20.0)) == {"north": "!reply too large"}
+        assert site.saw(LinkEvent.FAILED)  # told while it uploads, so that the server's memory stays bounded
+        assert not any(event is LinkEvent.IDLE for event, _ in site.events)
         site.close()
     finally:
         fleet.close()

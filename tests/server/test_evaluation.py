@@ -1,0 +1,134 @@
+"""Public metrics against scikit-learn, and what of a public file is judged."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn import metrics
+
+from privet.common.config import PublicData
+from privet.common.errors import DataError
+from privet.common.model import load_tokenizer
+from privet.common.tasks.classification import per_example_loss, public_metrics
+from privet.server.evaluation import PublicEvaluator, load_public
+from tests.tiny_models import tiny_base, tiny_plan, trained
+
+LABELS = ("calm", "urgent", "other")
+
+
+def test_metrics_are_scikit_learns() -> None:
+    random = np.random.default_rng(0)
+    logits = (3 * random.normal(size=(200, 4))).astype(np.float32)
+    truth = random.integers(0, 3, 200)  # no record of the last label
+    found = public_metrics(logits, truth, ["a", "b", "c", "d"])
+    predicted = logits.argmax(1)
+    p = np.exp(logits.astype(np.float64))
+    p /= p.sum(1, keepdims=True)
+    report = metrics.classification_report(
+        truth, predicted, labels=[0, 1, 2, 3], target_names=["a", "b", "c", "d"], output_dict=True, zero_division=0.0
+    )
+    assert found.accuracy == pytest.approx(metrics.accuracy_score(truth, predicted))
+    assert found.macro_f1 == pytest.approx(report["macro avg"]["f1-score"])
+    assert found.loss == pytest.approx(metrics.log_loss(truth, p, labels=[0, 1, 2, 3]), rel=1e-5)
+    assert found.recall == pytest.approx({label: report[label]["recall"] for label in "abcd"})
+    assert found.confusion == metrics.confusion_matrix(truth, predicted, labels=[0, 1, 2, 3]).tolist()
+    assert found.num_records == 200
+
+
+def test_metrics_by_hand() -> None:
+    logits = np.float32([[2, 0, 0], [2, 0, 0], [0, 2, 0], [0, 0, 2]])
+    found = public_metrics(logits, np.array([0, 1, 1, 1]), LABELS)
+    assert found.accuracy == 0.5
+    assert found.recall == {"calm": 1.0, "urgent": pytest.approx(1 / 3), "other": 0.0}
+    assert found.confusion == [[1, 0, 0], [1, 1, 1], [0, 0, 0]]
+    assert found.macro_f1 == pytest.approx((2 / 3 + 1 / 2 + 0) / 3)  # 2PR / (P + R) of each
+    hit, miss = np.log(np.exp(2) + 2) - 2, np.log(np.exp(2) + 2)
+    assert found.loss == pytest.approx((2 * hit + 2 * miss) / 4, rel=1e-6)
+    assert set(found.to_json()) == {"accuracy", "macro_f1", "loss", "num_records", "recall", "confusion"}
+
+
+def test_large_logits_have_a_finite_loss() -> None:
+    found = public_metrics(np.float32([[3e4, -3e4], [-3e4, 3e4]]), np.array([0, 0]), ["a", "b"])
+    assert found.loss == pytest.approx(3e4)
+
+
+def test_the_loss_of_a_row_is_its_own() -> None:
+    logits = torch.tensor([[2.0, 0.0], [0.0, 1.0], [torch.nan, torch.inf]])
+    labels, weights = torch.tensor([0, 0, 0]), torch.tensor([1.0, 1.0, 0.0])
+    losses = per_example_loss(logits, labels, weights)
+    expected = [np.log(1 + np.exp(-2)), np.log(1 + np.exp(1)), 0.0]
+    torch.testing.assert_close(losses, torch.tensor(expected, dtype=torch.float32))
+    torch.testing.assert_close(per_example_loss(logits[:1], labels[:1], weights[:1]), losses[:1])  # no mean over rows
+
+
+def _file(folder: Path, rows: list[str], header: str = "text,label") -> Path:
+    path = folder / "public.csv"
+    path.write_text("\n".join([header, *rows, ""]), encoding="utf-8")
+    return path
+
+
+def test_rows_without_text_or_with_another_label_are_left_out(tmp_path: Path) -> None:
+    path = _file(tmp_path, ["one,calm", "two,unheard", ",calm", "  ,urgent", "three, urgent ", "four,", "five,other"])
+    texts, truth = load_public(PublicData(source=path), LABELS)
+    assert texts == ["one", "three", "five"]
+    assert truth == [0, 1, 2]
+
+
+def test_labels_are_mapped_and_columns_are_named(tmp_path: Path) -> None:
+    path = _file(tmp_path, ["C,one", "U,two", "other,three", "X,four"], header="class,note")
+    data = PublicData(source=path, text="note", label="class", label_map={"C": "calm", "U": "urgent"})
+    assert load_public(data, LABELS) == (["one", "two", "three"], [0, 1, 2])
+
+
+def test_the_limit_counts_rows_that_are_judged(tmp_path: Path) -> None:
+    path = _file(tmp_path, ["x,unheard"] * 5 + [f"t{index},calm" for index in range(5)])
+    assert load_public(PublicData(source=path, limit=2), LABELS)[0] == ["t0", "t1"]
+
+
+@pytest.mark.parametrize("rows", [["one,unheard", "two,"], [",calm"], []])
+def test_a_file_without_a_usable_row_is_told(tmp_path: Path, rows: list[str]) -> None:
+    path = _file(tmp_path, rows)
+    with pytest.raises(DataError) as caught:
+        load_public(PublicData(source=path), LABELS)
+    assert str(path) in caught.value.where
+    assert "label" in caught.value.mend
+
+
+def test_a_missing_file_or_column_is_told(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such file"):
+        load_public(PublicData(source=tmp_path / "none.csv"), LABELS)
+    with pytest.raises(DataError, match="no column 'note'"):
+        load_public(PublicData(source=_file(tmp_path, ["one,calm"]), text="note"), LABELS)
+
+
+TEXTS = ["a rash", "the patient has a fever and cough and no pain in the chest today", "card", "please refund", "fever"]
+TRUTH = [0, 1, 2, 2, 1]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_base(tmp_path_factory.mktemp("base"))
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+@pytest.mark.parametrize("kind", ["head", "fedavg"])
+def test_the_evaluator_judges_the_arrays_it_is_given(folder: Path, pooling: str, kind: str) -> None:
+    """In whichever order and length texts come; frozen features give what the whole model gives."""
+    plan = tiny_plan(folder, method={"kind": kind}, model={"pooling": pooling})
+    classifier, tokenizer = trained(plan, folder), load_tokenizer(folder)
+    evaluate = PublicEvaluator(plan, classifier, tokenizer, TEXTS, TRUTH, kind == "head")
+    for seed in (1, 2):
+        arrays = trained(plan, folder, seed).read()
+        found = evaluate(arrays)
+        classifier.write(arrays)
+        logits: list[Any] = []
+        for text in TEXTS:
+            tokens = tokenizer([text], return_tensors="pt")
+            with torch.inference_mode():
+                logits.append(classifier(tokens["input_ids"], tokens["attention_mask"])[0].numpy())
+        expected = public_metrics(np.stack(logits), np.array(TRUTH), plan.task.labels)
+        assert found.accuracy == expected.accuracy
+        assert found.loss == pytest.approx(expected.loss, rel=1e-4)
+        assert found.confusion == expected.confusion
