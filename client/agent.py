@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from privet.client.data import Records
-from privet.client.ledger import Ledger, PlanRow, Stored
+from privet.client.ledger import Ledger, LedgerError, PlanRow, Stored
 from privet.client.policy import Admission, admit, describe, recheck, statement_for
 from privet.client.training import RoundTrainer
 from privet.common import adapter
@@ -19,7 +19,7 @@ from privet.common.errors import Code, ConfigError, ModelError, PrivetError, Ref
 from privet.common.examples import Examples
 from privet.common.messages import FinishBody, OfferBody, Reply, ReplyBody, Request, TrainBody, pack, unpack
 from privet.common.model import initial_arrays
-from privet.common.privacy.noise import NoiseSource
+from privet.common.privacy.noise import NoiseSource, SecureNoise
 
 LOG = logging.getLogger("privet.client")
 
@@ -45,8 +45,21 @@ class Agent:
         self.finished = False
         self.held: Code | None = None  # PENDING or a refusal: the latest verdict on a plan that is not served
 
-    def answer(self, request: Request, noise: NoiseSource) -> Reply:
+    def answer(self, request: Request, noise: SecureNoise) -> Reply:
         """Never raises: what nobody foresaw is the one code `unavailable`, told to the operator here."""
+        return self._answer(request, self.sound(noise))
+
+    @staticmethod
+    def sound(noise: NoiseSource) -> NoiseSource:
+        """The noise that this agent may use: none that could be drawn again.
+
+        Raises: PrivetError.
+        """
+        if type(noise) is not SecureNoise:
+            raise PrivetError("a site's agent draws from the operating system's randomness only.")
+        return noise
+
+    def _answer(self, request: Request, noise: NoiseSource) -> Reply:
         body = request.body
         round = body.round if isinstance(body, TrainBody) else 0
         try:
@@ -129,7 +142,7 @@ class Agent:
         reservation = self._ledger.reserve(plan.digest, body.round, "train", request.sha256)
         if isinstance(reservation, Stored):
             self._tell("replayed", f"round {body.round}: the same request again; the stored reply is sent.")
-            return unpack(reservation.reply)
+            return _stored(reservation)
         self._tell("training", f"round {body.round} of {plan.training.rounds}: {event.steps} steps.")
         update = prepared.trainer.update(request.arrays, prepared.examples, body.round, event, noise)
         reply = Reply(ReplyBody(code=Code.OK, plan_digest=plan.digest, round=body.round), update)
@@ -158,6 +171,14 @@ class Agent:
         self.finished = True
         self._tell("finished", f"plan {body.plan_digest[:16]} is over.")
         return _reply(Code.OK, body.plan_digest)
+
+
+def _stored(reservation: Stored) -> Reply:
+    """Raises: LedgerError where the ledger's own bytes cannot be read: no fault of the request."""
+    try:
+        return unpack(reservation.reply)
+    except WireError as error:
+        raise LedgerError(f"a stored reply cannot be read: {error}", mend="restore the newest sound copy.") from None
 
 
 def _reply(code: Code, plan_digest: str, round: int = 0) -> Reply:

@@ -33,6 +33,7 @@ from privet.client.ledger_rows import (
     now,
     plan_row,
     sum_committed,
+    unstored,
     write_plan,
 )
 from privet.client.policy import Admission, Committed
@@ -138,12 +139,15 @@ class Ledger:
     def record_plan(self, plan: Plan, admission: Admission, site: Site) -> PlanRow:
         """Write down a plan with its judgement; a pending or refused one may be judged anew, an approved one stays.
 
+        A new plan of a federation that the site file does not name is refused and not stored.
         Raises: RefusedError where the judgement approves and the budget no longer holds it; LedgerError.
         """
         with self._transaction() as db:
             known = find_plan(db, plan.digest)
             if known is not None and known.admission.decision == "approved":
                 return known
+            if known is None and admission.decision == "refused" and plan.name not in site.federation:
+                return unstored(plan, admission)
             return write_plan(db, plan, admission, site)
 
     def approve(self, digest: str, admission: Admission, site: Site) -> PlanRow:
@@ -237,7 +241,8 @@ class Ledger:
 
         with self._transaction("DEFERRED") as db:
             committed = sum_committed(db, "")
-            admissions = {row.digest: row.admission for row in map(plan_row, db.execute("SELECT * FROM plans"))}
+            approved = db.execute("SELECT * FROM plans WHERE state = 'approved'")  # no other plan has events
+            admissions = {row.digest: row.admission for row in map(plan_row, approved)}
             digests = [row["plan"] for row in db.execute("SELECT plan FROM events ORDER BY id")]
         executed = [event for digest in digests if (event := admissions[digest].event) is not None]
         budget = site.budget

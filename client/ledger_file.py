@@ -1,7 +1,8 @@
 """The ledger's file: its tables, who may open it, and transactions that are durable when they return.
 
 SQLite in WAL mode with synchronous=FULL: a commit that returned survives a power cut. The database refuses to forget:
-triggers abort any change of an approved plan or a stored reply, and any deletion. Later schemas are told apart by
+triggers abort any change of an approved plan or a stored reply, and any deletion of an approved plan or an event; what
+was never approved may make room. Later schemas are told apart by
 `user_version`; a newer one is refused.
 """
 
@@ -53,8 +54,9 @@ CREATE TABLE events (
 );
 CREATE TRIGGER approved_plans_stay BEFORE UPDATE ON plans WHEN OLD.state = 'approved'
   BEGIN SELECT RAISE(ABORT, 'an approved plan never changes'); END;
-CREATE TRIGGER plans_stay BEFORE DELETE ON plans
-  BEGIN SELECT RAISE(ABORT, 'a plan is never forgotten'); END;
+CREATE TRIGGER approved_plans_are_kept BEFORE DELETE ON plans
+  WHEN OLD.state = 'approved' OR EXISTS (SELECT 1 FROM events WHERE events.plan = OLD.digest)
+  BEGIN SELECT RAISE(ABORT, 'an approved plan is never forgotten'); END;
 CREATE TRIGGER events_keep_their_key BEFORE UPDATE OF id, plan, round, kind, request_sha256 ON events
   BEGIN SELECT RAISE(ABORT, 'an event never changes its key'); END;
 CREATE TRIGGER stored_replies_stay BEFORE UPDATE ON events WHEN OLD.state = 'stored'

@@ -17,6 +17,7 @@ from privet.common.errors import Code, RefusedError
 from privet.common.privacy.events import TrainEvent
 
 MAX_WAITING = 100  # plans that are not approved: a server cannot fill the disk with plans
+MAX_WAITING_BYTES = 64 << 20  # of their texts together
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,15 +113,16 @@ def plan_row(row: sqlite3.Row) -> PlanRow:
 def write_plan(db: sqlite3.Connection, plan: Plan, admission: Admission, site: Site) -> PlanRow:
     """Insert a plan, or judge an unapproved one anew; an approval passes only if every sum stays within its limit.
 
-    Raises: RefusedError with REFUSED_BUDGET, or REFUSED_POLICY where too many plans wait.
+    A new plan that is not approved takes the place of older ones where too many wait: a server that sends many plans
+    pushes out its own, and cannot keep a later one from being read.
+
+    Raises: RefusedError with REFUSED_BUDGET.
     """
     digest, time = plan.digest, now()
     if admission.decision == "approved":
         allow_budget(plan.name, site, sum_committed(db, plan.name, admission))
     elif find_plan(db, digest) is None:
-        (waiting,) = db.execute("SELECT COUNT(*) FROM plans WHERE state <> 'approved'").fetchone()
-        if waiting >= MAX_WAITING:
-            raise RefusedError(Code.REFUSED_POLICY, f"{waiting} unapproved plans are stored already.")
+        _make_room(db, len(plan.canonical().encode()), site.membership.plan)
     values = {
         "digest": digest,
         "federation": plan.name,
@@ -145,6 +147,35 @@ def write_plan(db: sqlite3.Connection, plan: Plan, admission: Admission, site: S
     row = find_plan(db, digest)
     assert row is not None
     return row
+
+
+def unstored(plan: Plan, admission: Admission) -> PlanRow:
+    """A plan with its judgement, as a row that the ledger does not hold."""
+    return PlanRow(
+        digest=plan.digest,
+        federation=plan.name,
+        text=plan.canonical(),
+        admission=admission,
+        seen_at=now(),
+        judged_at=now(),
+        approved_at=None,
+    )
+
+
+def _make_room(db: sqlite3.Connection, size: int, invited: str | None) -> None:
+    """Delete unapproved plans until one more of `size` bytes fits: refused ones first, then the oldest; the one that
+    the invitation named goes last."""
+    rows = db.execute(
+        "SELECT digest, LENGTH(CAST(plan AS BLOB)) FROM plans WHERE state <> 'approved'"
+        " ORDER BY digest IS ?, state <> 'refused', seen_at, rowid",
+        (invited,),
+    ).fetchall()
+    num_plans, num_bytes = len(rows), sum(row[1] for row in rows)
+    for row in rows:
+        if num_plans < MAX_WAITING and num_bytes + size <= MAX_WAITING_BYTES:
+            return
+        db.execute("DELETE FROM plans WHERE digest = ?", (row[0],))
+        num_plans, num_bytes = num_plans - 1, num_bytes - row[1]
 
 
 def sum_committed(db: sqlite3.Connection, federation: str, extra: Admission | None = None) -> Committed:

@@ -45,6 +45,7 @@ from privet.client.flower import (
 from privet.client.wire import CALL_SECONDS, OBJECT_SECONDS, StoppedError, Wire
 from privet.common.errors import Code, TransportError, WireError
 from privet.common.inflation import inflated_bytes
+from privet.common.terminal import printable
 
 __all__ = ["LinkEvent", "hard_exit", "serve"]
 
@@ -169,7 +170,7 @@ class _Link:
             try:
                 self._handle(node, message_from_proto(response.messages_list[0]), response.message_object_trees[0])
             except DroppedError as error:
-                self._calls.say(LinkEvent.FAILED, f"the server did not take the reply: {error}")
+                self._calls.say(LinkEvent.FAILED, printable(f"the server did not take the reply: {error}"))
             except (WireError, ValueError, IndexError):  # not even an envelope to reply to
                 self._calls.say(LinkEvent.FAILED, "a malformed message arrived")
 
@@ -184,7 +185,8 @@ class _Link:
         except (DroppedError, UnregisteredError, StoppedError, TransportError):
             raise
         except Exception as error:  # whatever it is, it may hold private text: it stays here
-            self._calls.say(LinkEvent.FAILED, f"the request could not be answered: {type(error).__name__}: {error}")
+            what = printable(f"the request could not be answered: {type(error).__name__}: {error}")
+            self._calls.say(LinkEvent.FAILED, what)
             reply = Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, Code.UNAVAILABLE.value), reply_to=message)
         self._deliver(node, reply)
         self._calls.say(LinkEvent.IDLE, "the reply was sent")

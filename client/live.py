@@ -12,14 +12,17 @@ from rich.live import Live
 from rich.markup import escape
 from rich.text import Text
 
+from privet.common.terminal import printable
+
 Listener = Callable[[dict[str, object]], None]
 
 _BAR = 32
+_LINE = 300  # characters of one drawn line
 
 
 @dataclass
 class View:
-    """Folds events into what is shown; draws itself."""
+    """Folds events into what is shown; draws itself. What events bring may be the server's words: none steers."""
 
     site: str
     link: str = "starting"
@@ -28,19 +31,21 @@ class View:
 
     def feed(self, event: dict[str, Any]) -> str | None:
         """Take one event; the plain line that tells it, if it is worth one."""
-        kind = event["event"]
+        kind = printable(str(event["event"]))
+        text = printable(str(event.get("text") or ""))
         if kind == "budget":
             self.budget = event
             return None
         if kind == "link":
-            changed = self.link != event["text"] and bool(event["text"])
-            self.link = str(event["text"] or self.link)
+            changed = self.link != text and bool(text)
+            self.link = text or self.link
             return self.link if changed else None
-        self.doing = str(event["text"]).splitlines()[0] if event.get("text") else kind
-        return str(event.get("text") or kind)
+        self.doing = text.splitlines()[0] if text else kind
+        return text or kind
 
     def __rich__(self) -> Group:
-        rows = [Text(f"privet client {self.site}", "bold") + Text(f"  {self.link}"), Text(self.doing)]
+        title = printable(f"privet client {self.site}", _LINE)
+        rows = [Text(title, "bold") + Text("  " + printable(self.link, _LINE)), Text(printable(self.doing, _LINE))]
         if self.budget:
             whole = float(self.budget["epsilon"])
             spent = min(_BAR, round(_BAR * float(self.budget["spent_epsilon"]) / whole))

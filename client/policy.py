@@ -5,10 +5,13 @@ data set's budget still leave; one noise multiplier is computed for that share a
 sends can raise a limit: a second plan of a federation gets what the first one left.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, Decimal
+from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
+from privet.client.rules import allow_plan, allow_rate, allow_unit, no_table
 from privet.common.config import Plan, Site
 from privet.common.errors import Code, InputError, RefusedError
 from privet.common.privacy.events import TrainEvent
@@ -77,10 +80,10 @@ def recheck(plan: Plan, admission: Admission, site: Site, committed: Committed) 
     event, floor = admission.event, site.policy.min_noise_multiplier
     if admission.decision != "approved" or event is None:
         raise RefusedError(Code.UNKNOWN_PLAN, "the plan is not approved.", where=f"plan {plan.digest[:16]}")
-    _allow_plan(plan, site)
-    _allow_unit(event.unit, committed.unit)
-    _allow_unit(unit_kind(site), event.unit)
-    _allow_rate(event.sample_rate, site)
+    allow_plan(plan, site)
+    allow_unit(event.unit, committed.unit)
+    allow_unit(unit_kind(site), event.unit)
+    allow_rate(event.sample_rate, site)
     if event.noise_multiplier < floor:
         what = f"Expected noise_multiplier >= policy.min_noise_multiplier = {floor:g}, got {event.noise_multiplier:g}."
         raise RefusedError(Code.REFUSED_POLICY, what, mend="lower the minimum, or let the plan be refused.")
@@ -94,7 +97,7 @@ def allow_budget(federation: str, site: Site, committed: Committed) -> None:
     """
     membership, budget = site.federation.get(federation), site.budget
     if membership is None:
-        raise _no_table(federation)
+        raise no_table(federation)
     if committed.federation_epsilon > membership.epsilon or committed.federation_delta > membership.delta:
         raise RefusedError(
             Code.REFUSED_BUDGET,
@@ -177,19 +180,16 @@ def _judge(plan: Plan, site: Site, committed: Committed) -> tuple[TrainEvent, fl
     """One round's event, and the share (epsilon, delta) of the horizon."""
     from privet.common.privacy.calibration import noise_multiplier
 
-    _allow_plan(plan, site)
-    _allow_unit(unit_kind(site), committed.unit)
+    allow_plan(plan, site)
+    allow_unit(unit_kind(site), committed.unit)
     training, batch = plan.training, _expected_batch(plan, site)
     sample_rate = batch / site.budget.declared_units
-    _allow_rate(sample_rate, site)
+    allow_rate(sample_rate, site)
     epsilon, delta = _share(plan.name, site, committed)
-    try:
-        needed = noise_multiplier(
-            sample_rate=sample_rate, steps=training.horizon * training.local_steps, epsilon=epsilon, delta=delta
-        )
-    except InputError as error:
-        what = f"No noise keeps this horizon within {_pair(epsilon, delta)}: {error.what}"
-        raise RefusedError(Code.REFUSED_BUDGET, what, mend=error.mend) from None
+    needed = _calibrate(noise_multiplier, sample_rate, training.horizon * training.local_steps, epsilon, delta)
+    if isinstance(needed, InputError):
+        what = f"No noise keeps this horizon within {_pair(epsilon, delta)}: {needed.what}"
+        raise RefusedError(Code.REFUSED_BUDGET, what, mend=needed.mend)
     sigma = _round_up(max(needed, site.policy.min_noise_multiplier))
     deviation = sigma * training.max_grad_norm
     if not _FLOAT32_NORMAL[0] <= deviation <= _FLOAT32_NORMAL[1]:
@@ -207,6 +207,17 @@ def _judge(plan: Plan, site: Site, committed: Committed) -> tuple[TrainEvent, fl
     return event, epsilon, delta
 
 
+@lru_cache(maxsize=256)
+def _calibrate(
+    noise_multiplier: Callable[..., float], sample_rate: float, steps: int, epsilon: float, delta: float
+) -> float | InputError:
+    """The noise for these numbers, or why there is none; computed once, however often a server offers a plan."""
+    try:
+        return noise_multiplier(sample_rate=sample_rate, steps=steps, epsilon=epsilon, delta=delta)
+    except InputError as error:
+        return error.with_traceback(None)
+
+
 def _who_decides(plan: Plan, site: Site) -> tuple[Decision, Code, str]:
     invited = site.federation[plan.name].plan
     if invited is not None and invited != plan.digest:
@@ -215,49 +226,6 @@ def _who_decides(plan: Plan, site: Site) -> tuple[Decision, Code, str]:
     if site.policy.approve == "first-use":
         return "approved", Code.OK, 'Approved by first use: policy.approve = "first-use".'
     return "pending", Code.PENDING, "It waits for the operator's approval."
-
-
-def _allow_plan(plan: Plan, site: Site) -> None:
-    """The rules that look at the plan alone."""
-    policy, name, horizon = site.policy, plan.name, plan.training.horizon
-    if name not in site.federation:
-        raise _no_table(name)
-    if "update" not in site.federation[name].release:
-        what, mend = f'federation.{name}.release does not hold "update".', "add it, if an update may leave."
-    elif plan.method.kind not in policy.methods:
-        allowed = ", ".join(policy.methods) or "none"
-        what, mend = f"Method {plan.method.kind} is not among policy.methods ({allowed}).", "add it there."
-    elif horizon > policy.max_rounds:
-        what = f"Expected rounds + spare_rounds <= policy.max_rounds = {policy.max_rounds}, got {horizon}."
-        mend = "ask for a shorter plan, or raise policy.max_rounds."
-    else:
-        return
-    raise RefusedError(Code.REFUSED_POLICY, what, mend=mend)
-
-
-def _no_table(name: str) -> RefusedError:
-    what, mend = f"The site file has no [federation.{name}] table.", "add one, if this site means to take part."
-    return RefusedError(Code.REFUSED_POLICY, what, mend=mend)
-
-
-def _allow_unit(kind: str, fixed: str | None) -> None:
-    if fixed is not None and kind != fixed:
-        raise RefusedError(
-            Code.REFUSED_POLICY,
-            f"The site file counts by {kind}, this data set's training by {fixed}; the guarantees do not add.",
-            mend=f"set data.unit back to {'the column of unit ids' if fixed == 'unit' else 'record'}.",
-        )
-
-
-def _allow_rate(sample_rate: float, site: Site) -> None:
-    limit = site.policy.max_sample_rate
-    if sample_rate > min(limit, 1.0):
-        raise RefusedError(
-            Code.REFUSED_POLICY,
-            f"Expected sampling rate <= policy.max_sample_rate = {limit:g}, got {sample_rate:g} (expected batch / "
-            f"{site.budget.declared_units} declared units).",
-            mend='ask for a plan with a smaller batch, or with expected_batch = "site".',
-        )
 
 
 def _expected_batch(plan: Plan, site: Site) -> int:

@@ -22,7 +22,7 @@ from privet.common.privacy.noise import NoiseSource, privatise
 
 _TINY = 1e-30
 _MARGIN = 1.001  # covers the rounding of the norm
-_GROUP_VALUES = 2_000_000  # float32 values of unit gradients held at once: 8 MB stay near the cache
+_EXACT_ROWS = 16  # unit gradients that are held in float64 at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,21 +67,31 @@ def train(model: GradientEngine, data: Examples, spec: TrainSpec, noise: NoiseSo
 def clipped_sum(
     model: GradientEngine, data: Examples, drawn: NDArray[np.intp], event: TrainEvent, noise: NoiseSource
 ) -> NDArray[np.float64]:
-    """Σ_u c_u g_u over the drawn units, float64 [P]. Each unit adds a vector of norm at most C."""
+    """Σ_u c_u g_u over the drawn units, float64 [P]. Each unit adds a vector of norm at most C.
+
+    Norms in float64 of the very values that are summed: a float32 norm of millions of values can fall short by more than
+    the margin.
+    """
     total = torch.zeros(model.spec.size, dtype=torch.float64)
-    size = max(1, _GROUP_VALUES // model.spec.size)
+    size = max(1, data.group_values // model.spec.size)
     for start in range(0, len(drawn), size):
-        group = drawn[start : start + size]
-        gradients, norms = _sound(_unit_gradients(model, data, group, event.max_records, noise))
-        factors = torch.clamp(event.max_grad_norm / (_MARGIN * norms + _TINY), max=1.0)
-        total += factors.double() @ gradients.double()
+        gradients = _unit_gradients(model, data, drawn[start : start + size], event.max_records, noise)
+        for part in gradients.split(_EXACT_ROWS):
+            exact = part.double()  # the same tensor where the engine works in float64
+            norms = torch.linalg.vector_norm(exact, dim=1)
+            finite = torch.isfinite(norms)
+            if not bool(finite.all()):
+                exact = torch.where(finite.unsqueeze(1), exact, torch.zeros_like(exact))
+                norms = torch.where(finite, norms, torch.zeros_like(norms))
+            factors = torch.clamp(event.max_grad_norm / (_MARGIN * norms + _TINY), max=1.0)
+            total += factors @ exact
     return total.numpy()
 
 
 def _unit_gradients(
     model: GradientEngine, data: Examples, group: NDArray[np.intp], max_records: int, noise: NoiseSource
 ) -> Tensor:
-    """g_u of each unit in the group, float32 [units, P]. A record that cannot be computed counts as zero."""
+    """g_u of each unit in the group, [units, P] in the engine's precision. A record that cannot be computed counts as zero."""
     records, slots, shares = [], [], []
     for slot, unit in enumerate(group):
         members = data.units.records(int(unit))
@@ -90,31 +100,25 @@ def _unit_gradients(
         records.append(members)
         slots.append(np.full(len(members), slot))
         shares.append(np.full(len(members), 1.0 / max(1, len(members)), np.float32))
-    wanted = np.concatenate(records) if records else np.zeros(0, np.int64)
-    place = np.empty(int(wanted.max()) + 1 if len(wanted) else 0, np.int64)
-    place[wanted] = np.arange(len(wanted))
-    slot_of = torch.from_numpy(np.concatenate(slots)) if slots else torch.zeros(0, dtype=torch.int64)
-    share_of = torch.from_numpy(np.concatenate(shares)) if shares else torch.zeros(0)
-
-    gradients = torch.zeros(len(group), model.spec.size)
+    wanted = np.concatenate(records)
+    order = np.argsort(wanted)
+    slot_of, share_of = np.concatenate(slots)[order], np.concatenate(shares)[order]
+    gradients: Tensor | None = None
     for batch in data.batches(wanted):
-        position = torch.from_numpy(place[batch.records])
-        rows = model.per_record(batch)[: len(batch.records)]
-        rows, _ = _sound(rows)
-        gradients.index_add_(0, slot_of[position], rows * share_of[position].unsqueeze(1))
-    return gradients
-
-
-def _sound(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows [N, P] and their norms [N], float32; a row whose norm is not finite becomes zero.
-
-    Selected, not multiplied, since 0 · inf is not 0. A norm is not finite where a value is not, or where it overflows.
-    """
-    norms = torch.linalg.vector_norm(rows, dim=1)
-    finite = torch.isfinite(norms)
-    if bool(finite.all()):
-        return rows, norms
-    return torch.where(finite.unsqueeze(1), rows, torch.zeros_like(rows)), torch.where(finite, norms, torch.zeros_like(norms))
+        rows = model.per_record(batch)
+        alone = bool((share_of == 1).all()) and len(wanted) == len(group)
+        if alone and len(rows) == len(wanted) and np.array_equal(batch.records, wanted):
+            return rows  # one record a unit, in order
+        rows = rows[torch.from_numpy(batch.rows)]
+        place = np.searchsorted(wanted[order], batch.records)
+        rows *= torch.from_numpy(share_of[place]).unsqueeze(1)
+        finite = torch.isfinite(rows.sum(dim=1, keepdim=True))  # a value that is not finite makes the sum so
+        if not bool(finite.all()):
+            rows = torch.where(finite, rows, torch.zeros_like(rows))  # selected: 0 · inf is not 0
+        if gradients is None:
+            gradients = torch.zeros(len(group), model.spec.size, dtype=rows.dtype)
+        gradients.index_add_(0, torch.from_numpy(slot_of[place]), rows)
+    return torch.zeros(len(group), model.spec.size) if gradients is None else gradients
 
 
 def _optimizer(model: GradientEngine, spec: TrainSpec) -> torch.optim.Optimizer:

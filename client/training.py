@@ -1,5 +1,6 @@
 """From a plan to a round's update: the part that agent and simulation share."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -7,11 +8,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from privet.client.gradients import OpacusEngine
+from privet.client.gradients import LinearEngine, OpacusEngine, self_test
 from privet.client.trainer import TrainSpec, train
 from privet.common.adapter import AdapterSpec, Arrays, Floats
 from privet.common.config import Plan
-from privet.common.examples import Batch, Examples, FeatureExamples, TokenExamples, tokenise
+from privet.common.examples import TRAINING_ROWS, UNKNOWN, Batch, Examples, FeatureExamples, TokenExamples, tokenise
 from privet.common.initial import uniform
 from privet.common.methods import method_for
 from privet.common.model import Classifier, build_classifier, load_tokenizer
@@ -36,7 +37,10 @@ class LabelledTexts(Protocol):
 class RoundTrainer:
     """A plan's model, ready to train any number of rounds on any number of data sets.
 
-    base: the folder of the checked base model. Raises: ModelError; PrivetError from the gradient self-test.
+    Building it also rehearses one full batch of every shape, on rows that belong to nobody: what the plan cannot do
+    on this machine fails here, before a record is read for it, and not where it would depend on records.
+    base: the folder of the checked base model.
+    Raises: ModelError; PrivetError from the gradient self-test.
     """
 
     def __init__(self, plan: Plan, base: Path) -> None:
@@ -46,19 +50,32 @@ class RoundTrainer:
         self.classifier: Classifier = build_classifier(plan, base)
         self.spec: AdapterSpec = self.classifier.spec
         self.frozen_features = self.method.frozen_features(self.spec)
-        self._engines: dict[AdapterSpec, OpacusEngine] = {}
+        self._engines: dict[AdapterSpec, OpacusEngine | LinearEngine] = {}
+        self.engine(1)
 
     def prepare(self, data: LabelledTexts) -> Examples:
         """Tokenise once; for frozen features run the base once over every record."""
-        tokens = tokenise(data.texts, data.labels, data.units, data.num_units, self.tokenizer, self.plan.task.buckets)
-        return features(self.classifier, tokens) if self.frozen_features else tokens
+        tokens = tokenise(
+            data.texts,
+            data.labels,
+            data.units,
+            data.num_units,
+            self.tokenizer,
+            self.plan.task.buckets,
+            self.classifier.vocabulary,
+        )
+        return self._features(tokens) if self.frozen_features else tokens
 
     def update(
-        self, arrays: Arrays, examples: Examples, round: int, event: TrainEvent, noise: NoiseSource
+        self,
+        arrays: Arrays,
+        examples: Examples,
+        round: int,
+        event: TrainEvent,
+        noise: NoiseSource,
     ) -> dict[str, Floats]:
         """One round from the broadcast `arrays` (checked by the caller): the change of the trainable arrays."""
-        trainable = self.method.trainable(self.spec, round)
-        engine = self._engine(trainable)
+        engine = self.engine(round)
         self.classifier.write(arrays)
         training = self.plan.training
         spec = TrainSpec(
@@ -68,45 +85,53 @@ class RoundTrainer:
             weight_decay=training.weight_decay,
         )
         change, _ = train(engine, examples, spec, noise)
-        return trainable.unflatten(change)
+        return engine.spec.unflatten(change)
 
-    def _engine(self, trainable: AdapterSpec) -> OpacusEngine:
+    def engine(self, round: int) -> OpacusEngine | LinearEngine:
+        """The gradient engine of what this round trains; self-tested when it is made."""
+        trainable = self.method.trainable(self.spec, round)
         if trainable not in self._engines:
-            module: torch.nn.Module = self.classifier.last_layer() if self.frozen_features else self.classifier
             parameters = {name: self.classifier.parameter(name) for name in trainable.names}
-            engine = OpacusEngine(module, parameters, trainable, per_example_loss)
+            made: OpacusEngine | LinearEngine
+            if self.frozen_features:
+                made = LinearEngine(self.classifier.last_layer(), parameters, trainable, per_example_loss)
+            else:
+                made = OpacusEngine(self.classifier, parameters, trainable, per_example_loss)
             kept = self.classifier.read()
             try:  # with weights that no gradient vanishes for
                 self.classifier.write({entry.name: uniform(entry, 1) for entry in self.spec.entries})
-                engine.self_test(self._rows_of_nobody())
+                for batch in self._batches_of_nobody():
+                    made.per_record(batch)
+                self_test(made, batch)
             finally:
                 self.classifier.write(kept)
-            self._engines[trainable] = engine
+            self._engines[trainable] = made
         return self._engines[trainable]
 
-    def _rows_of_nobody(self) -> Batch:
-        """Three rows of arbitrary token ids (or features), for the engine's self-test."""
-        labels = torch.arange(3) % len(self.plan.task.labels)
-        weights = torch.ones(3)
+    def _batches_of_nobody(self) -> Iterator[Batch]:
+        """One full batch of every shape that training has; the shortest last."""
         if self.frozen_features:
             width = self.classifier.last_layer().in_features
-            inputs: tuple[torch.Tensor, ...] = (torch.linspace(-1, 1, 3 * width).reshape(3, width),)
-        else:
-            ids = torch.arange(24).reshape(3, 8) + 5
-            inputs = (ids, torch.ones_like(ids))
-        return Batch(inputs, labels, weights, np.arange(3))
+            inputs = torch.linspace(-1, 1, TRAINING_ROWS * width).reshape(TRAINING_ROWS, width)
+            yield self._batch_of_nobody((inputs,))
+            return
+        for length in reversed(self.plan.task.buckets):
+            ids = torch.arange(TRAINING_ROWS * length).reshape(TRAINING_ROWS, length) % self.classifier.vocabulary
+            yield self._batch_of_nobody((ids, torch.ones_like(ids)))
 
+    def _batch_of_nobody(self, inputs: tuple[torch.Tensor, ...]) -> Batch:
+        rows = np.arange(TRAINING_ROWS)
+        labels = torch.from_numpy(rows % len(self.plan.task.labels))
+        return Batch(inputs, labels, torch.ones(TRAINING_ROWS), rows, rows)
 
-def features(classifier: Classifier, tokens: TokenExamples) -> FeatureExamples:
-    """What the last layer reads, for every record, float32 [N, d]. A row that is not finite becomes zero."""
-    width = classifier.last_layer().in_features
-    table = torch.zeros(len(tokens.labels), width)
-    with torch.inference_mode():
-        for batch in tokens.batches(np.arange(len(tokens.labels))):
-            ids, mask = batch.inputs
-            rows = classifier.features(ids, mask)[: len(batch.records)]
-            table[torch.from_numpy(batch.records)] = rows
-    finite = torch.isfinite(table).all(dim=1, keepdim=True)
-    clean = torch.where(finite, table, torch.zeros_like(table))
-    labels = np.where(finite.numpy()[:, 0], tokens.labels, -1)
-    return FeatureExamples(clean, labels, tokens.units)
+    def _features(self, tokens: TokenExamples) -> FeatureExamples:
+        """What the last layer reads, for every record, float32 [N, d]. A row that is not finite becomes zero."""
+        table = torch.zeros(len(tokens.labels), self.classifier.last_layer().in_features)
+        with torch.inference_mode():
+            for batch in tokens.for_inference():
+                rows = self.classifier.features(*batch.inputs)[torch.from_numpy(batch.rows)]
+                table[torch.from_numpy(batch.records)] = rows
+        finite = torch.isfinite(table).all(dim=1, keepdim=True)
+        clean = torch.where(finite, table, torch.zeros_like(table))
+        labels = np.where(finite.numpy()[:, 0], tokens.labels, UNKNOWN)
+        return FeatureExamples(clean, labels, tokens.units, self.method.trainable(self.spec, 1).size)

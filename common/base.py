@@ -14,6 +14,7 @@ from privet.common.errors import ModelError
 TOKENIZER_FILES = (
     "added_tokens.json",
     "merges.txt",
+    "model.safetensors.index.json",
     "special_tokens_map.json",
     "tokenizer.json",
     "tokenizer_config.json",

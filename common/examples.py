@@ -1,9 +1,12 @@
-"""Examples grouped by unit, and the fixed-shape batches that training reads.
+"""Examples grouped by unit, and the batches that training reads.
 
-A record's padded length depends on it alone (a bucket of the plan), and a bucket's batches always have the same number
-of rows, filled up with dummy rows: otherwise one record's presence would shift the rounding of its batch-mates.
+No coupling through arithmetic: a record's gradient must be the same to the last bit whoever else was drawn. A matrix
+product can round a row differently at another place in the batch, and a hostile server can choose weights that make the
+difference large. So a record's padded length and its row are functions of the record alone, and the batches of a length
+all have the same number of rows, filled up with dummies.
 """
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -17,18 +20,20 @@ Integers = NDArray[np.int64]
 
 UNKNOWN = -1  # label of a record that the plan has no label for: it contributes zero
 
-_TOKENS_PER_BATCH = 1024
-_FEATURE_ROWS = 64
+TRAINING_ROWS = 4  # few rows: a draw fills them evenly
+_INFERENCE_ROWS = 8
+_FEATURE_VALUES = 1_000_000  # gradient values of frozen features held at once: 8 MB stay near the cache
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Fixed-shape model inputs. Rows past `len(records)` are dummies; `weights` is 0 there and where no label is."""
+    """Model inputs of one shape. `rows` says where each of `records` lies; all other rows are dummies of weight 0."""
 
     inputs: tuple[Tensor, ...]
-    labels: Tensor  # int64 [rows]
-    weights: Tensor  # float32 [rows], 0 or 1
-    records: Integers  # which record each of the first rows is
+    labels: Tensor  # int64 [N]
+    weights: Tensor  # float32 [N], 0 or 1
+    records: Integers
+    rows: Integers
 
 
 class Units:
@@ -48,23 +53,26 @@ class Examples(Protocol):
     """What the trainer needs of the data."""
 
     units: Units
+    group_values: int  # float32 values of unit gradients that are held at once
 
     def batches(self, records: Integers) -> Iterator[Batch]:
-        """Fixed-shape batches of these records, each once."""
+        """Batches of these records, each once."""
         ...
 
 
-def _padded(labels: Integers, records: Integers, rows: int) -> tuple[Tensor, Tensor]:
-    padded = np.zeros(rows, np.int64)
-    weights = np.zeros(rows, np.float32)
+def _placed(labels: Integers, records: Integers, rows: Integers, num_rows: int) -> tuple[Tensor, Tensor]:
+    placed = np.zeros(num_rows, np.int64)
+    weights = np.zeros(num_rows, np.float32)
     found = labels[records]
-    padded[: len(records)] = np.where(found == UNKNOWN, 0, found)
-    weights[: len(records)] = found != UNKNOWN
-    return torch.from_numpy(padded), torch.from_numpy(weights)
+    placed[rows] = np.where(found == UNKNOWN, 0, found)
+    weights[rows] = found != UNKNOWN
+    return torch.from_numpy(placed), torch.from_numpy(weights)
 
 
 class TokenExamples:
     """Token ids in buckets of padded length."""
+
+    group_values = 8_000_000
 
     def __init__(
         self, ids: Sequence[NDArray[np.int32]], labels: Integers, units: Units, buckets: Sequence[int], pad: int
@@ -73,6 +81,7 @@ class TokenExamples:
         lengths = np.array([len(row) for row in ids], np.int64)
         self.bucket_of = np.searchsorted(np.asarray(buckets), lengths)  # the shortest that holds the record
         self.buckets = tuple(buckets)
+        self._key = np.array([_content_key(row) for row in ids], np.uint64)
         self._row = np.zeros(len(ids), np.int64)
         self._ids: list[NDArray[np.int32]] = []
         self._lengths: list[Integers] = []
@@ -85,47 +94,96 @@ class TokenExamples:
             self._ids.append(matrix)
             self._lengths.append(lengths[members])
 
-    def rows(self, bucket: int) -> int:
-        """Rows of a batch in this bucket: a constant, whatever was drawn."""
-        return int(np.clip(_TOKENS_PER_BATCH // self.buckets[bucket], 4, 32))
-
-    def batches(self, records: Integers) -> Iterator[Batch]:
+    def batches(self, records: Integers, num_rows: int = TRAINING_ROWS) -> Iterator[Batch]:
         for bucket, length in enumerate(self.buckets):
             mine = records[self.bucket_of[records] == bucket]
-            rows = self.rows(bucket)
-            for start in range(0, len(mine), rows):
-                part = mine[start : start + rows]
-                ids = np.full((rows, length), self._pad, np.int64)
-                mask = np.zeros((rows, length), np.int64)
-                mask[len(part) :, 0] = 1  # a dummy row attends to one padding token
-                ids[: len(part)] = self._ids[bucket][self._row[part]]
-                mask[: len(part)] = np.arange(length) < self._lengths[bucket][self._row[part], None]
-                labels, weights = _padded(self.labels, part, rows)
-                yield Batch((torch.from_numpy(ids), torch.from_numpy(mask)), labels, weights, part)
+            rows = (self._key[mine] % np.uint64(num_rows)).astype(np.int64)
+            for part in _one_a_row(rows):
+                yield self._batch(bucket, length, mine[part], rows[part], num_rows)
+
+    def _batch(self, bucket: int, length: int, records: Integers, rows: Integers, num_rows: int) -> Batch:
+        ids = np.full((num_rows, length), self._pad, np.int64)
+        mask = np.zeros((num_rows, length), np.int64)
+        mask[:, 0] = 1  # a dummy row attends to one padding token
+        stored = self._row[records]
+        ids[rows] = self._ids[bucket][stored]
+        mask[rows] = np.arange(length) < self._lengths[bucket][stored, None]
+        labels, weights = _placed(self.labels, records, rows, num_rows)
+        return Batch((torch.from_numpy(ids), torch.from_numpy(mask)), labels, weights, records, rows)
+
+    def for_inference(self) -> Iterator[Batch]:
+        """Every record once, in larger batches."""
+        return self.batches(np.arange(len(self.labels)), _INFERENCE_ROWS)
 
 
 class FeatureExamples:
-    """Frozen features [N, d], computed once: what the method `head` trains on."""
+    """Frozen features [N, d], computed once: what the method `head` trains on.
 
-    def __init__(self, features: Tensor, labels: Integers, units: Units) -> None:
+    values: of one record's gradient. The engine for these computes rows apart, so no row needs a fixed place.
+    """
+
+    group_values = _FEATURE_VALUES
+
+    def __init__(self, features: Tensor, labels: Integers, units: Units, values: int) -> None:
         self.features, self.labels, self.units = features, labels, units
+        self._num_rows = int(np.clip(_FEATURE_VALUES // max(1, values), 1, 256))
 
     def batches(self, records: Integers) -> Iterator[Batch]:
-        for start in range(0, len(records), _FEATURE_ROWS):
-            part = records[start : start + _FEATURE_ROWS]
-            rows = torch.zeros(_FEATURE_ROWS, self.features.shape[1])
-            rows[: len(part)] = self.features[torch.from_numpy(part)]
-            labels, weights = _padded(self.labels, part, _FEATURE_ROWS)
-            yield Batch((rows,), labels, weights, part)
+        for start in range(0, len(records), self._num_rows):
+            part = records[start : start + self._num_rows]
+            rows = np.arange(len(part))
+            labels, weights = _placed(self.labels, part, rows, len(part))
+            yield Batch((self.features[torch.from_numpy(part)],), labels, weights, part, rows)
+
+
+def _content_key(ids: NDArray[np.int32]) -> int:
+    return int.from_bytes(hashlib.blake2b(np.ascontiguousarray(ids).tobytes(), digest_size=8).digest(), "little")
+
+
+def _one_a_row(rows: Integers) -> Iterator[Integers]:
+    """Split positions into batches with at most one record a row."""
+    order = np.argsort(rows, kind="stable")
+    ordered = rows[order]
+    turn = np.arange(len(rows)) - np.searchsorted(ordered, ordered)  # how many of the same row came before
+    for number in range(int(turn.max()) + 1 if len(turn) else 0):
+        yield order[turn == number]
 
 
 def tokenise(
-    texts: Sequence[str], labels: Integers, units: Integers, num_units: int, tokenizer: Any, buckets: Sequence[int]
+    texts: Sequence[str],
+    labels: Integers,
+    units: Integers,
+    num_units: int,
+    tokenizer: Any,
+    buckets: Sequence[int],
+    vocabulary: int | None = None,
 ) -> TokenExamples:
-    """Tokenise once; texts over the last bucket's length are cut there."""
+    """Tokenise once; texts over the last bucket's length are cut there.
+
+    The tokenizer came with the base that a server named: a record that it fails on, or for which it gives ids outside
+    the `vocabulary`, becomes one padding token with no label. No record can raise.
+    """
+    pad = int(tokenizer.pad_token_id or 0)
     ids: list[NDArray[np.int32]] = []
+    usable = np.ones(len(texts), bool)
     for start in range(0, len(texts), 2048):
         part = list(texts[start : start + 2048])
-        encoded = tokenizer(part, truncation=True, max_length=buckets[-1], return_attention_mask=False)["input_ids"]
-        ids.extend(np.asarray(row, np.int32) for row in encoded)
-    return TokenExamples(ids, labels, Units(units, num_units), buckets, int(tokenizer.pad_token_id or 0))
+        for offset, row in enumerate(_encode(tokenizer, part, buckets[-1])):
+            sound = row is not None and 0 < len(row) <= buckets[-1]
+            if sound and vocabulary is not None:
+                sound = bool(row.min() >= 0 and row.max() < vocabulary)  # type: ignore[union-attr]
+            usable[start + offset] = sound
+            ids.append(row.astype(np.int32) if sound and row is not None else np.array([pad], np.int32))
+    return TokenExamples(ids, np.where(usable, labels, UNKNOWN), Units(units, num_units), buckets, pad)
+
+
+def _encode(tokenizer: Any, texts: list[str], longest: int) -> list[NDArray[np.int64] | None]:
+    try:
+        encoded = tokenizer(texts, truncation=True, max_length=longest, return_attention_mask=False)["input_ids"]
+        return [np.asarray(row, np.int64) for row in encoded]
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # a panic in the tokenizer's Rust is not an Exception; one record must not tell on itself
+        if len(texts) == 1:
+            return [None]
+        return [row for text in texts for row in _encode(tokenizer, [text], longest)]

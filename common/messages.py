@@ -26,7 +26,7 @@ from privet.common.privacy.statement import Statement
 _STYPE = "privet.float32.le"
 _MAX_BODY = 4 << 20
 _MAX_ARRAYS = 4096
-_MAX_VALUES = 1 << 28  # 1 GiB of float32
+_MAX_VALUES = 1 << 26  # of all arrays of a message together: 256 MiB of float32
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -135,20 +135,20 @@ def to_record(message: Request | Reply) -> RecordDict:
     return record
 
 
-def parse_request(record: RecordDict) -> Request:
-    """From Flower's record, strictly.
+def parse_request(record: RecordDict, *, max_values: int | None = None) -> Request:
+    """From Flower's record, strictly. More than `max_values` values in all arrays together are refused uncopied.
 
     Raises: WireError.
     """
-    text, arrays = _split(record)
+    text, carried = _split(record, _MAX_VALUES if max_values is None else min(max_values, _MAX_VALUES))
     try:
         kind = json.loads(text).get("kind")
         body = _BODIES[kind].model_validate_json(text)
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         raise WireError("The request's body is not of a known schema.") from None
-    if arrays and not isinstance(body, TrainBody):
+    if carried and not isinstance(body, TrainBody):
         raise WireError("Arrays come with a training request only.")
-    return Request(body, arrays)
+    return Request(body, _copied(carried))
 
 
 def parse_reply(record: RecordDict) -> Reply:
@@ -156,17 +156,18 @@ def parse_reply(record: RecordDict) -> Reply:
 
     Raises: WireError.
     """
-    text, arrays = _split(record)
+    text, carried = _split(record, _MAX_VALUES)
     try:
         body = ReplyBody.model_validate_json(text)
     except (ValidationError, ValueError, RecursionError):
         raise WireError("The reply's body is not of the known schema.") from None
-    if arrays and body.code is not Code.OK:
+    if carried and body.code is not Code.OK:
         raise WireError("Arrays come with the code ok only.")
-    return Reply(body, arrays)
+    return Reply(body, _copied(carried))
 
 
-def _split(record: RecordDict) -> tuple[str, dict[str, Floats]]:
+def _split(record: RecordDict, max_values: int) -> tuple[str, dict[str, Array]]:
+    """The body's text, and the arrays: sound and bounded, not copied yet."""
     if not isinstance(record, RecordDict) or not set(record) <= {"privet", "arrays"}:
         raise WireError("The message holds an unknown record.")
     config = record.get("privet")
@@ -180,10 +181,16 @@ def _split(record: RecordDict) -> tuple[str, dict[str, Floats]]:
         return text, {}
     if type(carried) is not ArrayRecord or len(carried) > _MAX_ARRAYS:
         raise WireError("The message's arrays are not an ArrayRecord of bounded length.")
-    return text, {name: _array(name, array) for name, array in carried.items()}
+    left = max_values
+    for name, array in carried.items():
+        left -= _count_values(name, array)
+        if left < 0:
+            raise WireError(f"The message's arrays hold more than {max_values:,} values.")
+    return text, dict(carried.items())
 
 
-def _array(name: str, array: Any) -> Floats:
+def _count_values(name: str, array: Any) -> int:
+    """How many values a sound array holds. Raises: WireError where it is not sound."""
     if type(array) is not Array or type(name) is not str or len(name) > 300:
         raise WireError("An array is not of Flower's plain kind.")
     shape = tuple(array.shape)
@@ -197,7 +204,15 @@ def _array(name: str, array: Any) -> Floats:
     count = math.prod(shape)
     if count > _MAX_VALUES or type(array.data) is not bytes or len(array.data) != 4 * count:
         raise WireError("An array's bytes do not fill its shape.")
-    return np.frombuffer(array.data, dtype="<f4").reshape(shape).astype(np.float32)
+    return count
+
+
+def _copied(carried: Mapping[str, Array]) -> dict[str, Floats]:
+    """Arrays of this process's own, that can be written to."""
+    return {
+        name: np.frombuffer(array.data, dtype="<f4").reshape(array.shape).astype(np.float32)
+        for name, array in carried.items()
+    }
 
 
 def pack(reply: Reply) -> bytes:

@@ -85,11 +85,16 @@ class Classifier(nn.Module):
                 parameter = self._parameters_by_name[name]
                 parameter.copy_(torch.from_numpy(np.array(array, dtype=np.float32)))
 
+    @property
+    def vocabulary(self) -> int:
+        """Token ids are below this."""
+        return int(self.encoder.get_input_embeddings().num_embeddings)  # type: ignore[operator]
+
     def features(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """What the last linear layer reads, [N, d]."""
         if self.head is None:
             return self._last_layer_input(input_ids, attention_mask)
-        hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        hidden = self.encoder(input_ids=input_ids, attention_mask=_whole(attention_mask)).last_hidden_state
         mask = attention_mask.unsqueeze(-1).to(hidden.dtype)
         mean = (hidden * mask).sum(1) / mask.sum(1).clamp(min=1.0)
         return nn.functional.normalize(mean, dim=-1) * self.plan.model.feature_scale
@@ -97,7 +102,7 @@ class Classifier(nn.Module):
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Logits [N, L]."""
         if self.head is None:
-            logits: Tensor = self.encoder(input_ids=input_ids, attention_mask=attention_mask).logits
+            logits: Tensor = self.encoder(input_ids=input_ids, attention_mask=_whole(attention_mask)).logits
             return logits
         out: Tensor = self.head(self.features(input_ids, attention_mask))
         return out
@@ -113,10 +118,16 @@ class Classifier(nn.Module):
         caught: list[Tensor] = []
         hook = self.last_layer().register_forward_pre_hook(lambda _module, inputs: caught.append(inputs[0]))
         try:
-            self.encoder(input_ids=input_ids, attention_mask=attention_mask)
+            self.encoder(input_ids=input_ids, attention_mask=_whole(attention_mask))
         finally:
             hook.remove()
         return caught[0]
+
+
+def _whole(mask: Tensor) -> Tensor:
+    """[N, T] to [N, 1, T, T]: with a mask of two axes the library takes another path where no row has padding, and one
+    record would decide how its batch-mates are computed."""
+    return mask.bool()[:, None, None, :].expand(-1, 1, mask.shape[1], -1)
 
 
 def canonical_name(full: str) -> str:
@@ -149,6 +160,22 @@ def model_type(folder: Path) -> str:
     return kind
 
 
+def _refuse_code(folder: Path) -> None:
+    """A base is data: what makes the library choose other code, or merge other weights in, is refused.
+
+    Raises: ModelError.
+    """
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    found = [key for key in ("auto_map", "quantization_config") if config.get(key)]
+    found += [name for name in ("adapter_config.json",) if (folder / name).exists()]
+    if found:
+        raise ModelError(
+            f"it has {found[0]}, by which a base would choose code or other weights.",
+            where=str(folder),
+            mend="use a plain encoder in safetensors.",
+        )
+
+
 def load_tokenizer(folder: Path) -> Any:
     """The base's fast tokenizer, from local files only.
 
@@ -156,8 +183,9 @@ def load_tokenizer(folder: Path) -> Any:
     """
     from transformers import AutoTokenizer
 
+    _refuse_code(folder)
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, use_fast=True)
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False, use_fast=True)
     except (OSError, ValueError) as error:
         raise ModelError(f"no usable tokenizer ({error}).", where=str(folder), mend="copy the model again.") from None
 
@@ -171,7 +199,8 @@ def build_classifier(plan: Plan, folder: Path) -> Classifier:
     from peft import LoraConfig, get_peft_model
 
     kind = model_type(folder)
-    config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+    _refuse_code(folder)
+    config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     longest = config.max_position_embeddings - (2 if kind == "roberta" else 0)
     if plan.task.max_length > longest:
         raise ModelError(
@@ -180,7 +209,12 @@ def build_classifier(plan: Plan, folder: Path) -> Classifier:
             mend=f"set at most {longest}.",
         )
     settings: dict[str, Any] = dict(
-        local_files_only=True, dtype=torch.float32, use_safetensors=True, **_NO_DROPOUT[kind]
+        local_files_only=True,
+        trust_remote_code=False,
+        attn_implementation="sdpa",
+        dtype=torch.float32,
+        use_safetensors=True,
+        **_NO_DROPOUT[kind]
     )
     labels = plan.task.labels
     with _quiet_loading():

@@ -69,14 +69,12 @@ class PublicEvaluator:
 
 def _outputs(classifier: Classifier, tokens: TokenExamples, *, features: bool) -> torch.Tensor:
     """Features [N, d] or logits [N, L] of every record."""
-    parts: list[torch.Tensor] = []
-    order: list[np.ndarray] = []
+    table: torch.Tensor | None = None
     with torch.inference_mode():
-        for batch in tokens.batches(np.arange(len(tokens.labels))):
-            ids, mask = batch.inputs
-            rows = classifier.features(ids, mask) if features else classifier(ids, mask)
-            parts.append(rows[: len(batch.records)])
-            order.append(batch.records)
-    table = torch.empty(len(tokens.labels), parts[0].shape[1])
-    table[torch.from_numpy(np.concatenate(order))] = torch.cat(parts)
+        for batch in tokens.for_inference():
+            rows = classifier.features(*batch.inputs) if features else classifier(*batch.inputs)
+            if table is None:
+                table = torch.empty(len(tokens.labels), rows.shape[1])
+            table[torch.from_numpy(batch.records)] = rows[torch.from_numpy(batch.rows)]
+    assert table is not None  # there is at least one public record
     return table

@@ -13,8 +13,10 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from privet.common.terminal import printable
 from privet.server.roster import Event, Listener
 
+_LINE = 300  # characters of one drawn line
 _WORDS = {
     "ok": "agreed",
     "pending": "waits for its operator's approval",
@@ -45,7 +47,7 @@ class _Site:
 
 @dataclass
 class View:
-    """Folds events into what is shown; draws itself."""
+    """Folds events into what is shown; draws itself. What events bring may be a site's words: none steers."""
 
     title: str
     total: int = 0
@@ -58,7 +60,7 @@ class View:
         """Take one event; the plain line that tells it, if it is worth one."""
         handler = getattr(self, f"_on_{event['event']}", None)
         line: str | None = handler(event) if handler else None
-        return line
+        return None if line is None else printable(line)
 
     def site(self, name: object) -> _Site:
         return self.sites.setdefault(str(name), _Site())
@@ -135,11 +137,17 @@ class View:
         for name, site in sorted(self.sites.items())[:40]:
             link = Text("online", "green") if site.online else Text("away", "yellow")
             cost = "–" if site.epsilon is None else f"{site.epsilon:.2f}"
-            table.add_row(escape(name), link, escape(site.state), str(site.rounds), cost)
+            table.add_row(_cell(name), link, _cell(site.state), str(site.rounds), cost)
         done = int(24 * self.round / self.total) if self.total else 0
         bar = Text("━" * done, "green") + Text("━" * (24 - done), "dim")
         accuracy = f"  public accuracy {self.accuracy[-1]:.3f} {_spark(self.accuracy)}" if self.accuracy else ""
-        return Group(Text(self.title, "bold") + Text(f"  {self.status}"), bar + Text(accuracy), table)
+        title, status = printable(self.title, _LINE), printable(self.status, _LINE)
+        return Group(Text(title, "bold") + Text(f"  {status}"), bar + Text(accuracy), table)
+
+
+def _cell(text: str) -> str:
+    """One line of a table's cell, free of markup."""
+    return escape(printable(text, _LINE).replace("\n", " "))
 
 
 def _spark(values: list[float]) -> str:

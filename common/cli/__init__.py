@@ -52,11 +52,12 @@ def main() -> None:
     """Run a command; exit 0 done, 1 failed, 2 the user's input, 3 refused by a site's policy or budget."""
     from privet.common import quiet  # noqa: F401  (before flwr and transformers are imported)
     from privet.common.errors import PrivetError
+    from privet.common.terminal import printable
 
     try:
         app(standalone_mode=True)
     except PrivetError as error:
-        print(f"privet: {error}", file=sys.stderr)
+        print(printable(f"privet: {error}"), file=sys.stderr)
         if "--json" in sys.argv:
             import json
 

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from privet.common.config.bounded import read_json
 from privet.common.config.plan import Federation, Plan, ServerSpec, Table
 from privet.common.config.site import Site
 from privet.common.errors import ConfigError
@@ -17,6 +18,8 @@ _MENDS = {
     "missing": "add this key.",
     "extra_forbidden": "remove this key, or correct its spelling.",
 }
+_MAX_FAULTS = 1_000  # that are looked at; more are only counted
+_MAX_SHOWN = 80  # characters of a key or a value
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -56,16 +59,27 @@ def _override(raw: dict[str, Any], assignments: Sequence[str]) -> None:
 
 
 def describe(error: ValidationError, where: str) -> ConfigError:
-    """The first problem as one sentence; further ones are counted."""
-    problems = error.errors(include_url=False, include_context=False)
-    first = problems[0]
-    key = ".".join(str(part) for part in first["loc"] if not str(part).startswith(("literal[", "constrained-")))
-    message = first["msg"].removeprefix("Value error, ")
-    given = "" if first["type"] in ("missing", "value_error") else f" (got {str(first['input'])[:80]!r})"
-    more = f" ({len(problems) - 1} more after this one.)" if len(problems) > 1 else ""
+    """The first problem as one sentence; further ones are counted.
+
+    Keys and values may come from elsewhere: what cannot be printed is written as an escape.
+    """
+    count = error.error_count()
+    if count > _MAX_FAULTS:
+        return ConfigError(f"{count:,} faults.", where=where, mend="correct the values.")
+    first = error.errors(include_url=False, include_context=False)[0]
+    parts = [str(part) for part in first["loc"]]
+    key = ".".join(_escaped(part[:_MAX_SHOWN]) for part in parts if not part.startswith(("literal[", "constrained-")))
+    message = _escaped(first["msg"].removeprefix("Value error, "))
+    given = "" if first["type"] in ("missing", "value_error") else f" (got {str(first['input'])[:_MAX_SHOWN]!r})"
+    more = f" ({count - 1} more after this one.)" if count > 1 else ""
     mend = _MENDS.get(first["type"], "correct the value.")
     text = f"{message}{given}" + ("" if message.endswith(".") and not given else ".")
     return ConfigError(text + more, where=f"{where}: {key}" if key else where, mend=mend)
+
+
+def _escaped(text: str) -> str:
+    """`text`, or where it cannot all be printed, as Python writes it between quotes."""
+    return text if text.isprintable() else repr(text)[1:-1]
 
 
 def _validate(kind: type[T], raw: dict[str, Any], where: str) -> T:
@@ -116,11 +130,8 @@ def load_site(path: Path, assignments: Sequence[str] = ()) -> Site:
 
 
 def parse_plan(text: str, where: str = "plan") -> Plan:
-    """A plan from its JSON text (from the wire, the ledger or an adapter's folder).
+    """A plan from its JSON text (from the wire, the ledger or an adapter's folder), bounded before it is validated.
 
     Raises: ConfigError.
     """
-    try:
-        return Plan.model_validate_json(text)
-    except ValidationError as error:
-        raise describe(error, where) from None
+    return _validate(Plan, read_json(text, where), where)

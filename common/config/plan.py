@@ -6,11 +6,15 @@ import unicodedata
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, FailFast, Field, model_validator
+
+from privet.common.config.bounded import MAX_LABELS
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
 Strings = Annotated[tuple[str, ...], Field(strict=False)]
-Integers = Annotated[tuple[int, ...], Field(strict=False)]
+Integers = Annotated[tuple[int, ...], Field(strict=False), FailFast()]
+_MAX_LABEL_CHARACTERS = 80_000  # of all labels together: a plan stays under a MiB however its JSON is escaped
+_MAX_BUCKETS = 64
 
 
 class Table(BaseModel):
@@ -23,7 +27,7 @@ class TaskSpec(Table):
     """What is learned. The labels stand in the plan: no site's data decides them."""
 
     kind: Literal["classification"] = "classification"
-    labels: Annotated[tuple[Annotated[str, Field(min_length=1, max_length=200)], ...], Field(strict=False)]
+    labels: Annotated[tuple[Annotated[str, Field(min_length=1, max_length=200)], ...], Field(strict=False), FailFast()]
     max_length: Annotated[int, Field(ge=8, le=512)] = 128
     buckets: Integers = ()  # padded lengths, ascending, the last is max_length
 
@@ -39,10 +43,14 @@ class TaskSpec(Table):
     def _check(self) -> Self:
         if len(self.labels) < 2:
             raise ValueError("Expected at least two labels: one class needs no model.")
-        if len(self.labels) > 10_000:
-            raise ValueError("Expected at most 10,000 labels.")
+        if len(self.labels) > MAX_LABELS or sum(map(len, self.labels)) > _MAX_LABEL_CHARACTERS:
+            raise ValueError(
+                f"Expected at most {MAX_LABELS:,} labels of at most {_MAX_LABEL_CHARACTERS:,} characters together."
+            )
         if len({unicodedata.normalize("NFC", label).strip() for label in self.labels}) != len(self.labels):
             raise ValueError("Expected distinct labels (compared in Unicode's NFC, trimmed).")
+        if len(self.buckets) > _MAX_BUCKETS:
+            raise ValueError(f"Expected at most {_MAX_BUCKETS} buckets.")
         if (
             list(self.buckets) != sorted(set(self.buckets))
             or self.buckets[0] < 8
@@ -75,7 +83,7 @@ class LoraSpec(Table):
 
     rank: Annotated[int, Field(ge=1, le=256)] = 8
     alpha: Annotated[float, Field(gt=0, le=1024)] = 16.0
-    targets: Annotated[tuple[Literal["query", "key", "value"], ...], Field(strict=False, min_length=1)] = (
+    targets: Annotated[tuple[Literal["query", "key", "value"], ...], Field(strict=False, min_length=1), FailFast()] = (
         "query",
         "value",
     )

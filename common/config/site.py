@@ -50,6 +50,7 @@ class PolicySpec(Table):
     min_noise_multiplier: Annotated[float, Field(gt=0, le=1000)] = 0.5
     max_sample_rate: Annotated[float, Field(gt=0, le=1)] = 1.0
     max_rounds: Annotated[int, Field(ge=1)] = 10_000  # of one plan's horizon
+    max_local_steps: Annotated[int, Field(ge=1)] = 1_000  # of one round
     methods: Annotated[tuple[Literal["head", "fedavg", "ffa"], ...], Field(strict=False)] = ("head", "fedavg", "ffa")
 
 

@@ -1,7 +1,7 @@
 """What one site guarantees, to whom and against what: a page of the model card, and strict JSON on the wire."""
 
 import math
-from decimal import ROUND_CEILING, Decimal
+from decimal import ROUND_CEILING, Context, Decimal
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -82,7 +82,7 @@ class Statement(Table):
             words += [
                 f"{'As if computed for a real site: whether' if not self.guarantee else 'Whether'} {whole} was used or "
                 f"not changes the chance of any outcome by at most a factor of e^epsilon, with epsilon = "
-                f"{_up(self.epsilon)}, but for a chance of delta = {self.delta:.3g}.",
+                f"{_up(self.epsilon)}, but for a chance of delta = {_up_short(self.delta)}.",
                 f"Put as a test: someone who tries to tell which {noun}s were used, and is wrong on 1 in 100 of those"
                 f" that were not, finds at most {_up(100 * self.true_positive_bound, 1)} in 100 of those that were.",
                 f"Exchanging {'one record for another' if record else 'or rewriting records within one unit'} is "
@@ -94,8 +94,9 @@ class Statement(Table):
                     " the weaker their protection."
                 )
             words.append(
-                "The figures are for this site alone. For a person whose records lie at several sites the losses of all"
-                " those sites add up."
+                "The figures are for this plan at this site alone. Every other training on the same data, of this"
+                " federation or another, adds to them; and for a person whose records lie at several sites the losses"
+                " of all those sites add up."
             )
         words.append(
             f"How: up to {self.rounds:,} rounds of {self.local_steps:,} steps. In each step every {noun} took part with"
@@ -165,3 +166,8 @@ def statement(
 def _up(value: float, digits: int = 2) -> str:
     """A decimal that never understates: rounded up."""
     return str(Decimal(repr(value)).quantize(Decimal(1).scaleb(-digits), ROUND_CEILING))
+
+
+def _up_short(value: float) -> str:
+    """Three significant digits that never understate: rounded up."""
+    return f"{float(Context(prec=3, rounding=ROUND_CEILING).create_decimal(repr(value))):.3g}"

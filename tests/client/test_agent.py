@@ -13,9 +13,9 @@ from privet.client.ledger import Ledger
 from privet.client.training import RoundTrainer
 from privet.common import adapter
 from privet.common.config import Plan, Site
-from privet.common.errors import Code
+from privet.common.errors import Code, PrivetError
 from privet.common.messages import FinishBody, OfferBody, Reply, Request, TrainBody, pack, to_record
-from privet.common.privacy.noise import SecureNoise, SeededNoise
+from privet.common.privacy.noise import NoiseSource, SecureNoise, SeededNoise
 from tests.tiny_models import tiny_base, tiny_plan
 
 ROWS = [("the patient has a fever", "calm", "p1"), ("chest pain", "urgent", "p1"), ("a rash", "other", "p2")]
@@ -65,6 +65,14 @@ def _site(folder: Path, rows: list[tuple[str, str, str]] = ROWS, **changes: Any)
             table = table[name]
         table[last] = value
     return Site.model_validate(raw)
+
+
+class SeededAgent(Agent):
+    """For tests alone: takes noise that can be drawn again."""
+
+    @staticmethod
+    def sound(noise: NoiseSource) -> NoiseSource:
+        return noise
 
 
 class Bench:
@@ -337,6 +345,10 @@ def test_seeded_noise_makes_the_same_reply_twice_on_two_ledgers(tmp_path: Path, 
         bench = Bench(_made(tmp_path / str(number)), plan, base)
         bench.offer()
         request = Request(TrainBody(plan_digest=plan.digest, round=1), bench.arrays())
+        with pytest.raises(PrivetError, match="randomness"):
+            bench.agent.answer(request, SeededNoise(1))
+        assert not bench.ledger.events()
+        bench.agent.__class__ = SeededAgent
         replies.append(bench.agent.answer(request, SeededNoise(1)))
         bench.ledger.close()
     assert pack(replies[0]) == pack(replies[1])

@@ -15,7 +15,9 @@ from torch import nn
 from privet.client.trainer import TrainSpec, clipped_sum, train
 from privet.client.training import RoundTrainer
 from privet.common.config import Plan
-from privet.common.examples import TokenExamples, Units, tokenise
+from privet.common.adapter import AdapterSpec, Entry, Role
+from privet.common.examples import Batch, TokenExamples, Units, tokenise
+from privet.common.model import build_classifier
 from privet.common.privacy.events import TrainEvent
 from privet.common.privacy.noise import SecureNoise, SeededNoise
 
@@ -83,7 +85,7 @@ def _spec(event: TrainEvent, optimizer: str = "sgd", learning_rate: float = 1.0)
 
 
 def _engine(trainer: RoundTrainer) -> Any:
-    engine = trainer._engine(trainer.method.trainable(trainer.spec, 1))
+    engine: Any = trainer.engine(1)
     rng = np.random.default_rng(5)
     engine.write(rng.normal(0, 0.2, engine.spec.size).astype(np.float32))  # away from zero: no gradient vanishes
     return engine
@@ -98,8 +100,9 @@ def _brute_force(trainer: RoundTrainer, data: TokenExamples, unit: int) -> NDArr
     loss: Any = 0.0
     for record in records:
         batch = next(data.batches(np.array([record])))
-        logits = trainer.classifier(*(tensor[:1] for tensor in batch.inputs))
-        loss = loss + nn.functional.cross_entropy(logits, batch.labels[:1]) / len(records)
+        (row,) = batch.rows.tolist()
+        logits = trainer.classifier(*(tensor[row : row + 1] for tensor in batch.inputs))
+        loss = loss + nn.functional.cross_entropy(logits, batch.labels[row : row + 1]) / len(records)
     gradients = torch.autograd.grad(loss, parameters)
     engine._module.enable_hooks()
     return torch.cat([gradient.reshape(-1) for gradient in gradients]).double().numpy()
@@ -196,7 +199,7 @@ def test_a_record_that_cannot_be_computed_contributes_exactly_zero(trainer: Roun
 
     def poison(batch: Any) -> torch.Tensor:
         rows = genuine(batch)
-        rows[: len(batch.records)][torch.from_numpy(batch.records == poisoned)] = broken
+        rows[torch.from_numpy(batch.rows[batch.records == poisoned])] = broken
         return rows
 
     engine.per_record = poison
@@ -235,9 +238,11 @@ def _subset(data: TokenExamples, record: int) -> Any:
     class Only:
         units = Units(np.zeros(1, np.int64), 1)
 
+        group_values = 8_000_000
+
         def batches(self, records: NDArray[np.int64]) -> Iterator[Any]:
             for batch in data.batches(np.array([record])):
-                yield type(batch)(batch.inputs, batch.labels, batch.weights, np.array([0]))
+                yield type(batch)(batch.inputs, batch.labels, batch.weights, np.array([0]), batch.rows)
 
     return Only()
 
@@ -334,7 +339,7 @@ def test_record_mode_equals_opacus_own_engine(base: Path, optimizer: str) -> Non
     )
     update, _ = train(engine, data, _spec(event, optimizer, 0.05), noise)
 
-    theirs = RoundTrainer(plan, base).classifier
+    theirs = build_classifier(plan, base)
     names = ours.method.trainable(ours.spec, 1).names
     for parameter in theirs.parameters():
         parameter.requires_grad_(False)
@@ -358,9 +363,10 @@ def test_record_mode_equals_opacus_own_engine(base: Path, optimizer: str) -> Non
     )
     private.expected_batch_size = batch
     drawn = np.flatnonzero(masks[0])
-    (rows,) = list(data.batches(drawn))
-    inputs = tuple(tensor[: len(drawn)] for tensor in rows.inputs)
-    nn.functional.cross_entropy(module(*inputs), rows.labels[: len(drawn)], reduction="mean").backward()
+    batches = list(data.batches(drawn))
+    inputs = tuple(torch.cat([b.inputs[i][torch.from_numpy(b.rows)] for b in batches]) for i in range(2))
+    labels = torch.cat([b.labels[torch.from_numpy(b.rows)] for b in batches])
+    nn.functional.cross_entropy(module(*inputs), labels, reduction="mean").backward()
     private.step()
     after = torch.cat([theirs.parameter(name).detach().reshape(-1) for name in names]).numpy()
     # float32 noise and a 1e-6 in Opacus' clip factor: far below AdamW's step of 0.05
@@ -379,8 +385,8 @@ def test_head_features_once_equal_training_the_last_layer_of_the_whole_model(bas
 
     prepared = head.prepare(Texts())
     event = _event(max_grad_norm=1e3)
-    cached = clipped_sum(head._engine(head.method.trainable(head.spec, 1)), prepared, np.arange(5), event, Everyone(0))
-    engine = whole._engine(whole.method.trainable(whole.spec, 1))
+    cached = clipped_sum(head.engine(1), prepared, np.arange(5), event, Everyone(0))
+    engine = whole.engine(1)
     full = engine.spec.unflatten(
         clipped_sum(engine, _examples(whole), np.arange(5), event, Everyone(0)).astype(np.float32)
     )
@@ -389,11 +395,98 @@ def test_head_features_once_equal_training_the_last_layer_of_the_whole_model(bas
 
 
 def test_the_self_test_notices_wrong_gradients(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from privet.client.gradients import OpacusEngine
+    from privet.client.gradients import LinearEngine, OpacusEngine
     from privet.common.errors import PrivetError
 
-    genuine = OpacusEngine.per_record
-    monkeypatch.setattr(OpacusEngine, "per_record", lambda self, batch: genuine(self, batch) * 1.01)
+    for engine, method in ((OpacusEngine, "ffa"), (LinearEngine, "head")):
+        genuine: Any = engine.per_record
+        with monkeypatch.context() as patch:
+            patch.setattr(engine, "per_record", lambda self, batch, genuine=genuine: genuine(self, batch) * 1.01)
+            with pytest.raises(PrivetError, match="brute force"):
+                RoundTrainer(_plan(base, method=method), base)
+
+
+def _hostile(trainer: RoundTrainer) -> Any:
+    """Weights that a malicious server may send: they make the model chaotic, and rounding differences large."""
+    engine: Any = trainer.engine(1)
+    rng = np.random.default_rng(3)
+    deviation = {"lora_A": 2.0, "lora_B": 6.0}
+    trainer.classifier.write(
+        {e.name: rng.normal(0, deviation.get(e.role, 1.0), e.shape).astype(np.float32) for e in trainer.spec.entries}
+    )
+    return engine
+
+
+@pytest.mark.parametrize("length", [8, 16, 32, 128])
+@pytest.mark.parametrize("method", ["fedavg", "head"])
+def test_no_coupling_through_arithmetic(base: Path, method: str, length: int) -> None:
+    """Taking any one unit away leaves the others' parts as they were, with weights chosen to show the last bit."""
+    plan = tiny_plan(
+        base,
+        method={"kind": method},
+        task={"max_length": length, "buckets": [length]},
+        training={"optimizer": "sgd", "learning_rate": 1.0},
+    )
+    trainer = RoundTrainer(plan, base)
+    texts = [" ".join(TEXTS[(n + i) % 8] for i in range(length // 8)) for n in range(11)]
+    labels, event = np.arange(11) % 3, _event(max_grad_norm=1.0)
+
+    class Texts:
+        def __init__(self, keep: list[int]) -> None:
+            self.texts = [texts[i] for i in keep]
+            self.labels, self.units, self.num_units = labels[keep], np.arange(len(keep)), len(keep)
+
+    def summed(keep: list[int]) -> NDArray[np.float64]:
+        trainer.classifier.write(trainer_initial)
+        data = trainer.prepare(Texts(keep))
+        return clipped_sum(_hostile(trainer), data, np.arange(len(keep)), event, Everyone(0))
+
+    trainer_initial = trainer.classifier.read()
+    everyone = summed(list(range(11)))
+    for gone in range(0, 11, 3):
+        others = summed([i for i in range(11) if i != gone])
+        alone = summed([gone])
+        assert np.linalg.norm(everyone - others - alone) < 1e-6  # float64 sums of bit-equal parts
+        assert np.linalg.norm(everyone - others) <= 1.0
+
+
+def test_norms_of_many_values_are_exact() -> None:
+    """A float32 norm adds small squares to a large sum and loses them; the bound must hold all the same."""
+
+    class Stub:
+        spec = AdapterSpec((Entry("w", (3_500_000,), Role.LORA_B),))
+
+        def per_record(self, batch: Any) -> torch.Tensor:
+            rows = torch.full((1, 3_500_000), 1.5e-4)
+            rows[:, ::64] = 1.0
+            return rows
+
+    class One:
+        units, group_values = Units(np.zeros(1, np.int64), 1), 8_000_000
+
+        def batches(self, records: NDArray[np.int64]) -> Iterator[Any]:
+            yield Batch((), torch.zeros(1), torch.ones(1), records, np.zeros(1, np.int64))
+
+    stub: Any = Stub()
+    total = clipped_sum(stub, One(), np.array([0]), _event(max_grad_norm=1.0), Everyone(0))
+    assert 0.998 < np.linalg.norm(total) <= 1.0
+
+
+class Tokenizer:
+    """A tokenizer that came with a server's base: it panics at one word and gives an id out of range at another."""
+
+    pad_token_id = 0
+
+    def __call__(self, texts: list[str], **_: Any) -> dict[str, list[list[int]]]:
+        if any("panic" in text for text in texts):
+            raise BaseException("a panic in Rust")
+        return {"input_ids": [[1, 10_000 if "hiv" in text else 2] for text in texts]}
+
+
+def test_a_hostile_tokenizer_cannot_make_a_record_tell(base: Path) -> None:
+    texts = ["fine", "panic", "hiv", "fine too"]
+    data = tokenise(texts, np.zeros(4, np.int64), np.arange(4), 4, Tokenizer(), (8,), 100)
+    assert data.labels.tolist() == [0, -1, -1, 0]
     trainer = RoundTrainer(_plan(base), base)
-    with pytest.raises(PrivetError, match="brute force"):
-        trainer._engine(trainer.method.trainable(trainer.spec, 1))
+    total = clipped_sum(_engine(trainer), data, np.array([1, 2]), _event(), Everyone(0))
+    assert not total.any()

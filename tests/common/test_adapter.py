@@ -8,9 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from numpy.typing import NDArray
 
 from privet.common.adapter import MAX_WEIGHT, AdapterSpec, Entry, Role, digest, load, save
 from privet.common.errors import ModelError, WireError
+
+
+def f32(values: object) -> NDArray[np.float32]:
+    return np.array(values, np.float32)
+
 
 SPEC = AdapterSpec(
     (
@@ -61,9 +67,9 @@ def test_only_keeps_this_layouts_order() -> None:
 
 def test_sound_arrays_pass() -> None:
     SPEC.check(_arrays())
-    largest = _arrays() | {"head.bias": np.float32([MAX_WEIGHT, -MAX_WEIGHT, 0.0])}
+    largest = _arrays() | {"head.bias": f32([MAX_WEIGHT, -MAX_WEIGHT, 0.0])}
     SPEC.check(largest)
-    SPEC.check(_arrays() | {"head.bias": np.float32([1e30, 0, 0])}, bound=None)
+    SPEC.check(_arrays() | {"head.bias": f32([1e30, 0, 0])}, bound=None)
 
 
 VIOLATIONS: dict[str, Any] = {
@@ -78,11 +84,11 @@ VIOLATIONS: dict[str, Any] = {
     "a scalar": lambda arrays: arrays.update({"head.bias": np.zeros((), np.float32)}),
     "one axis more": lambda arrays: arrays.update({"head.bias": np.zeros((1, 3), np.float32)}),
     "transposed": lambda arrays: arrays.update({"layer.lora_A.weight": np.zeros((3, 2), np.float32)}),
-    "NaN": lambda arrays: arrays.update({"head.bias": np.float32([0, np.nan, 0])}),
-    "infinite": lambda arrays: arrays.update({"head.bias": np.float32([0, np.inf, 0])}),
-    "minus infinite": lambda arrays: arrays.update({"head.bias": np.float32([0, 0, -np.inf])}),
-    "huge": lambda arrays: arrays.update({"head.bias": np.float32([0, 1e30, 0])}),
-    "just too large": lambda arrays: arrays.update({"head.bias": np.float32([0, -1.0001e4, 0])}),
+    "NaN": lambda arrays: arrays.update({"head.bias": f32([0, np.nan, 0])}),
+    "infinite": lambda arrays: arrays.update({"head.bias": f32([0, np.inf, 0])}),
+    "minus infinite": lambda arrays: arrays.update({"head.bias": f32([0, 0, -np.inf])}),
+    "huge": lambda arrays: arrays.update({"head.bias": f32([0, 1e30, 0])}),
+    "just too large": lambda arrays: arrays.update({"head.bias": f32([0, -1.0001e4, 0])}),
 }
 
 
@@ -118,7 +124,7 @@ def test_the_digest_is_that_of_names_shapes_and_bytes() -> None:
 
 def test_golden_digest() -> None:
     """Both sides compare it: it must not drift between versions."""
-    arrays = {"head.bias": np.float32([0, 1, -2.5]), "a": np.float32([[0.1]])}
+    arrays = {"head.bias": f32([0, 1, -2.5]), "a": f32([[0.1]])}
     assert digest(arrays) == "46677cd6e204cb741e90e912fd1190c6bee09d60573cf2ca34d2513fda95c5ff"
 
 

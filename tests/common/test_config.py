@@ -397,7 +397,7 @@ def test_golden_digest(tmp_path: Path) -> None:
 def test_a_plan_cannot_be_changed_and_derives_its_buckets(tmp_path: Path) -> None:
     plan = _plan(tmp_path, FEDERATION)
     with pytest.raises(ValueError, match="frozen"):
-        plan.training.rounds = 11  # type: ignore[misc]
+        plan.training.rounds = 11
     assert plan.task.buckets == (16, 32, 64, 128)
     assert _plan(tmp_path, edited(FEDERATION, "task.max_length", 200)).task.buckets == (16, 32, 64, 128, 200)
     assert _plan(tmp_path, edited(FEDERATION, "task.max_length", 8)).task.buckets == (8,)

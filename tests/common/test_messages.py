@@ -11,6 +11,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from numpy.typing import NDArray
 
 from privet.common.errors import Code, WireError
 from privet.common.messages import (
@@ -27,6 +28,11 @@ from privet.common.messages import (
     unpack,
 )
 from privet.common.privacy.statement import Statement
+
+
+def f32(values: object) -> NDArray[np.float32]:
+    return np.array(values, np.float32)
+
 
 STYPE = "privet.float32.le"
 DIGEST = "5e" * 32
@@ -169,7 +175,7 @@ def _train(**changes: Any) -> Request:
     values: dict[str, Any] = {"plan_digest": DIGEST, "round": 3}
     return Request(
         TrainBody(**(values | changes)),
-        {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.float32([0.0, 1.0])},
+        {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": f32([0.0, 1.0])},
     )
 
 
@@ -187,7 +193,7 @@ def test_the_digest_changes_with_any_part_of_a_request() -> None:
         Request(base.body, {"a": np.zeros(1, np.float32)}),
         Request(base.body, {"a": np.zeros((), np.float32)}),
         Request(base.body, {"a": base.arrays["b"], "b": base.arrays["a"]}),
-        Request(base.body, {"a": base.arrays["a"], "b": np.float32([-0.0, 1.0])}),  # equal, but other bytes
+        Request(base.body, {"a": base.arrays["a"], "b": f32([-0.0, 1.0])}),  # equal, but other bytes
         Request(base.body, dict(base.arrays) | {"c": np.zeros(0, np.float32)}),
     ]
     assert len({request.sha256 for request in (base, *others)}) == 1 + len(others)
@@ -227,7 +233,7 @@ def _answer(**changes: Any) -> str:
 
 
 def _record(text: object, **further: Any) -> RecordDict:
-    record = RecordDict({"privet": ConfigRecord({"body": text})})  # type: ignore[dict-item]
+    record = RecordDict({"privet": ConfigRecord({"body": text})})
     for name, value in further.items():
         record[name] = value
     return record
@@ -247,15 +253,15 @@ def _arrays(**arrays: Array) -> ArrayRecord:
     return record
 
 
-class _Records(ArrayRecord):
+class _Records(ArrayRecord):  # type: ignore[misc]
     """A subclass could bring methods of its own."""
 
 
-class _Array(Array):
+class _Array(Array):  # type: ignore[misc]
     pass
 
 
-class _Config(ConfigRecord):
+class _Config(ConfigRecord):  # type: ignore[misc]
     pass
 
 

@@ -9,11 +9,17 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from privet.common.adapter import MAX_WEIGHT, AdapterSpec, Entry, Role, digest
 from privet.common.config import Plan
 from privet.common.methods import Method, State, Stated, Update, aggregation_weights, method_for
 from privet.common.methods.base import server_step, weighted_mean
+
+
+def f32(values: object) -> NDArray[np.float32]:
+    return np.array(values, np.float32)
+
 
 SPEC = AdapterSpec(
     (
@@ -29,9 +35,7 @@ METHODS = tuple(PARTS)
 values = st.floats(-2 * MAX_WEIGHT, 2 * MAX_WEIGHT, width=32)
 weights = st.floats(1e-6, 1e6)
 updates = st.lists(
-    st.builds(
-        lambda rows, weight: Update({"x": np.float32(rows)}, weight), st.lists(values, min_size=3, max_size=3), weights
-    ),
+    st.builds(lambda rows, weight: Update({"x": f32(rows)}, weight), st.lists(values, min_size=3, max_size=3), weights),
     min_size=1,
     max_size=6,
 )
@@ -82,19 +86,19 @@ def test_neither_the_order_nor_the_scale_of_weights_matters(updates: list[Update
 
 @given(updates)
 def test_a_weight_of_zero_is_no_update(updates: list[Update]) -> None:
-    hostile = Update({"x": np.float32([2e4, -2e4, 2e4])}, 0.0)
+    hostile = Update({"x": f32([2e4, -2e4, 2e4])}, 0.0)
     mean = weighted_mean([*updates, hostile], ["x"])["x"]
     assert np.array_equal(mean, weighted_mean(updates, ["x"])["x"])
 
 
 def test_the_mean_of_nothing_is_an_error() -> None:
-    for nothing in ([], [Update({"x": np.float32([1])}, 0.0)], [Update({"x": np.float32([1])}, math.nan)]):
+    for nothing in ([], [Update({"x": f32([1])}, 0.0)], [Update({"x": f32([1])}, math.nan)]):
         with pytest.raises(ValueError, match="weight above zero"):
             weighted_mean(nothing, ["x"])
 
 
 def test_the_mean_is_taken_in_float64() -> None:
-    many = [Update({"x": np.float32([2e4])}, 1.0)] + [Update({"x": np.float32([1e-4])}, 1.0) for _ in range(999)]
+    many = [Update({"x": f32([2e4])}, 1.0)] + [Update({"x": f32([1e-4])}, 1.0) for _ in range(999)]
     expected = (2e4 + 999 * float(np.float32(1e-4))) / 1000
     assert weighted_mean(many, ["x"])["x"][0] == np.float32(expected)
 
@@ -108,10 +112,10 @@ def test_the_mean_is_taken_in_float64() -> None:
     st.floats(0.01, 10),
 )
 def test_momentum_follows_the_reference(rounds: list[list[float]], momentum: float, rate: float) -> None:
-    state = State({"x": np.float32([1.0, -1.0, 0.0]), "frozen": np.float32([7.0])})
+    state = State({"x": f32([1.0, -1.0, 0.0]), "frozen": f32([7.0])})
     weight, velocity = np.array([1.0, -1.0, 0.0]), np.zeros(3)
     for change in rounds:
-        state = server_step(state, {"x": np.float32(change)}, learning_rate=rate, momentum=momentum, bound=MAX_WEIGHT)
+        state = server_step(state, {"x": f32(change)}, learning_rate=rate, momentum=momentum, bound=MAX_WEIGHT)
         velocity = momentum * velocity + np.array(change)
         weight = weight + rate * velocity
         np.testing.assert_allclose(state.arrays["x"], weight, rtol=1e-4, atol=1e-4)
@@ -122,9 +126,9 @@ def test_momentum_follows_the_reference(rounds: list[list[float]], momentum: flo
 
 def test_plain_averaging_adds_the_mean_exactly() -> None:
     state = server_step(
-        State({"x": np.float32([0.1, 0.2])}), {"x": np.float32([0.3, -0.7])}, learning_rate=1.0, momentum=0.0, bound=1e4
+        State({"x": f32([0.1, 0.2])}), {"x": f32([0.3, -0.7])}, learning_rate=1.0, momentum=0.0, bound=1e4
     )
-    assert state.arrays["x"].tolist() == (np.float32([0.1, 0.2]) + np.float32([0.3, -0.7])).tolist()
+    assert state.arrays["x"].tolist() == (f32([0.1, 0.2]) + f32([0.3, -0.7])).tolist()
 
 
 def test_weights_stay_where_sites_accept_them() -> None:

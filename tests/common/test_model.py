@@ -32,7 +32,7 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> Mapping[Kind, Path]:
 def _plan(folder: Path, pooling: str = "mean", **tables: dict[str, Any]) -> Any:
     merged: dict[str, dict[str, Any]] = {"lora": {"rank": RANK}} | tables
     merged["model"] = merged.get("model", {}) | {"pooling": pooling}
-    return tiny_plan(folder, **merged)
+    return tiny_plan(folder, base=None, **merged)
 
 
 def _tokens(folder: Path) -> tuple[torch.Tensor, torch.Tensor]:
@@ -123,7 +123,7 @@ def test_what_is_written_is_read_back_and_changes_the_logits(built: tuple[Kind, 
     before = _logits(classifier, folder)
     for name in classifier.spec.names:
         moved = arrays[name] + np.float32(0.5) * np.sign(arrays[name])
-        classifier.write({name: moved})  # one alone: the others stay
+        classifier.write({name: moved.astype(np.float32)})  # one alone: the others stay
         found = classifier.read()
         assert np.array_equal(found[name], moved)
         assert all(np.array_equal(found[other], arrays[other]) for other in arrays if other != name)
@@ -203,7 +203,7 @@ def test_all_targets_and_ranks_of_the_plan_are_taken(bases: Mapping[Kind, Path],
 
 def test_alpha_and_the_feature_scale_count(bases: Mapping[Kind, Path]) -> None:
     folder = bases["bert"]
-    tables: list[dict[str, dict[str, Any]]] = [{}, {"lora": {"rank": RANK, "alpha": 1.0}}]
+    tables: list[Any] = [{}, {"lora": {"rank": RANK, "alpha": 1.0}}]
     tables.append({"model": {"feature_scale": 1.0}})
     logits = [_logits(trained(_plan(folder, method={"kind": "fedavg"}, **each), folder), folder) for each in tables]
     assert not torch.allclose(logits[0], logits[1], atol=1e-3)

@@ -27,7 +27,7 @@ SPEC = AdapterSpec(
         Entry("q.lora_B.weight", (4, 2), Role.LORA_B),
     )
 )
-Answer = Callable[["Site", Message, Request], Sequence[Message]]
+Answer = Callable[["Site", Message, Request], list[Message]]
 
 
 def plan(**tables: dict[str, Any]) -> Plan:
@@ -119,7 +119,7 @@ class Site:
     online: bool = True
     heard: list[Request] = field(default_factory=list)
 
-    def answer(self, message: Message) -> Sequence[Message]:
+    def answer(self, message: Message) -> list[Message]:
         request = parse_request(message.content)
         self.heard.append(request)
         return getattr(self, request.body.kind)(self, message, request)  # type: ignore[no-any-return]
@@ -128,7 +128,7 @@ class Site:
         return sum(request.body.kind == kind for request in self.heard)
 
 
-class ScriptedGrid(Grid):
+class ScriptedGrid(Grid):  # type: ignore[misc]
     """Delivers to `sites`, whose node ids are 11, 12, … in their order."""
 
     def __init__(self, sites: Sequence[Site]) -> None:
@@ -227,7 +227,9 @@ def scene(
     patch: pytest.MonkeyPatch, sites: Sequence[Site], the_plan: Plan | None = None, *, wait: float = 100.0, **more: Any
 ) -> Scene:
     """Sites on a grid under a strategy; the clock is the scene's."""
-    clock, events, checkpoints = Clock(), [], []
+    clock = Clock()
+    events: list[dict[str, Any]] = []
+    checkpoints: list[Checkpoint] = []
     patch.setattr("privet.server.strategy.time", clock)
     patch.setattr("privet.server.roster.time", clock)
     grid = ScriptedGrid(sites)

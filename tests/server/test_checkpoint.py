@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from privet.common.adapter import digest
 from privet.common.errors import ModelError
@@ -14,9 +15,13 @@ from privet.common.methods import State
 from privet.server.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 
 
+def f32(values: object) -> NDArray[np.float32]:
+    return np.array(values, np.float32)
+
+
 def _checkpoint(round: int = 7, *, momentum: bool = True, seed: int = 0) -> Checkpoint:
     random = np.random.Generator(np.random.PCG64(seed))
-    arrays = {"head.weight": random.normal(size=(3, 4)).astype(np.float32), "b/odd name": np.float32([0.1, -0.0])}
+    arrays = {"head.weight": random.normal(size=(3, 4)).astype(np.float32), "b/odd name": f32([0.1, -0.0])}
     velocity = {"head.weight": random.normal(size=(3, 4)).astype(np.float32)} if momentum else {}
     sampler: dict[str, Any] = dict(random.bit_generator.state)
     return Checkpoint("ab" * 32, round, round - 2, State(arrays, velocity), sampler)

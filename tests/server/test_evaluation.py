@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from sklearn import metrics
 
 from privet.common.config import PublicData
@@ -14,6 +15,11 @@ from privet.common.model import load_tokenizer
 from privet.common.tasks.classification import per_example_loss, public_metrics
 from privet.server.evaluation import PublicEvaluator, load_public
 from tests.tiny_models import tiny_base, tiny_plan, trained
+
+
+def f32(values: object) -> NDArray[np.float32]:
+    return np.array(values, np.float32)
+
 
 LABELS = ("calm", "urgent", "other")
 
@@ -38,7 +44,7 @@ def test_metrics_are_scikit_learns() -> None:
 
 
 def test_metrics_by_hand() -> None:
-    logits = np.float32([[2, 0, 0], [2, 0, 0], [0, 2, 0], [0, 0, 2]])
+    logits = f32([[2, 0, 0], [2, 0, 0], [0, 2, 0], [0, 0, 2]])
     found = public_metrics(logits, np.array([0, 1, 1, 1]), LABELS)
     assert found.accuracy == 0.5
     assert found.recall == {"calm": 1.0, "urgent": pytest.approx(1 / 3), "other": 0.0}
@@ -50,7 +56,7 @@ def test_metrics_by_hand() -> None:
 
 
 def test_large_logits_have_a_finite_loss() -> None:
-    found = public_metrics(np.float32([[3e4, -3e4], [-3e4, 3e4]]), np.array([0, 0]), ["a", "b"])
+    found = public_metrics(f32([[3e4, -3e4], [-3e4, 3e4]]), np.array([0, 0]), ["a", "b"])
     assert found.loss == pytest.approx(3e4)
 
 
