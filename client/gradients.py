@@ -6,31 +6,106 @@ Both are compared with brute force, on rows that belong to nobody, before they s
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from opacus.grad_sample import GradSampleModule
 from torch import Tensor, nn
 
 from privet.common.adapter import AdapterSpec, Floats
 from privet.common.errors import PrivetError
-from privet.common.examples import Batch
+from privet.common.examples import Batch, Examples, Integers, Units
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]  # logits, labels, weights -> one loss a row
 
+_EXACT_ROWS = 16  # unit gradients that are held in float64 at once
 
-class GradientEngine(Protocol):
-    """What the trainer needs of a model: its flat weights, and one gradient a record."""
 
-    spec: AdapterSpec
+@dataclass(frozen=True)
+class Members:
+    """The drawn records of a group of units: record slots[i] belongs to unit 0 ≤ slots[i] < num_units of the group and
+    has shares[i] = 1 / (records of that unit) of its gradient."""
 
-    def parameters(self) -> Sequence[nn.Parameter]: ...
-    def per_record(self, batch: Batch) -> Tensor:
-        """[rows, P], float32 or float64."""
+    records: Integers
+    slots: Integers
+    shares: NDArray[np.float32]
+    num_units: int
+
+    def of(self, records: Integers) -> tuple[Tensor, Tensor]:
+        """Slots and shares of some of them."""
+        order = np.argsort(self.records)
+        place = order[np.searchsorted(self.records[order], records)]
+        return torch.from_numpy(self.slots[place]), torch.from_numpy(self.shares[place])
+
+
+class UnitGradients(Protocol):
+    """g_u of a group of units; every value is finite."""
+
+    def norms(self) -> Tensor:
+        """‖g_u‖, float64 [units], of the very values that `weighted_sum` adds."""
         ...
 
+    def weighted_sum(self, factors: Tensor) -> Tensor:
+        """Σ_u factors[u] g_u, float64 [P]."""
+        ...
+
+
+class GradientEngine(Protocol):
+    """What the trainer needs of a model: its flat weights, and the units' gradients."""
+
+    spec: AdapterSpec
+    group_values: int  # values of unit gradients that are held at once
+
+    def parameters(self) -> Sequence[nn.Parameter]: ...
+    def unit_gradients(self, data: Examples, members: Members) -> UnitGradients: ...
     def read(self) -> Floats: ...
     def write(self, flat: Floats) -> None: ...
+
+
+class Dense:
+    """Unit gradients held whole, [units, P]. A unit with a value that is not finite is exactly zero."""
+
+    def __init__(self, gradients: Tensor) -> None:
+        self._gradients = zero_unless_finite(gradients)
+
+    def norms(self) -> Tensor:
+        """In float64: a float32 norm of millions of values can fall short by more than the clip's margin."""
+        parts = [torch.linalg.vector_norm(part.double(), dim=1) for part in self._gradients.split(_EXACT_ROWS)]
+        return torch.cat(parts)
+
+    def weighted_sum(self, factors: Tensor) -> Tensor:
+        total = torch.zeros(self._gradients.shape[1], dtype=torch.float64)
+        for part, weights in zip(self._gradients.split(_EXACT_ROWS), factors.split(_EXACT_ROWS), strict=True):
+            total += weights @ part.double()
+        return total
+
+
+class Outer:
+    """Units of one record each under a linear layer: g_u = δ_u ⊗ x_u (and δ_u for the bias), float64, never built.
+
+    ‖δ ⊗ [x, 1]‖ = ‖δ‖ ‖[x, 1]‖, and the weighted sum is one matrix product.
+    """
+
+    def __init__(self, delta: Tensor, inputs: Tensor, flatten: Callable[[Tensor, Tensor], Tensor]) -> None:
+        self._delta, self._inputs, self._flatten = delta, inputs, flatten
+
+    def norms(self) -> Tensor:
+        ones = torch.ones(len(self._inputs), 1, dtype=torch.float64)
+        extended = torch.cat([self._inputs, ones], dim=1)
+        return torch.linalg.vector_norm(self._delta, dim=1) * torch.linalg.vector_norm(extended, dim=1)
+
+    def weighted_sum(self, factors: Tensor) -> Tensor:
+        scaled = self._delta * factors.unsqueeze(1)
+        return self._flatten((scaled.T @ self._inputs).unsqueeze(0), scaled.sum(0, keepdim=True))[0]
+
+
+def zero_unless_finite(rows: Tensor) -> Tensor:
+    """Rows with a value that is not finite become zero; selected, not multiplied, since 0 · inf is not 0."""
+    finite = torch.isfinite(rows.sum(dim=1, keepdim=True))  # a value that is not finite makes the sum so
+    return rows if bool(finite.all()) else torch.where(finite, rows, torch.zeros_like(rows))
 
 
 class _Engine:
@@ -60,6 +135,8 @@ class _Engine:
 class OpacusEngine(_Engine):
     """`module` with hooks on the layers that hold the trainable parameters; all else in it is frozen here."""
 
+    group_values = 8_000_000
+
     def __init__(
         self, module: nn.Module, parameters: Mapping[str, nn.Parameter], spec: AdapterSpec, loss: Loss
     ) -> None:
@@ -70,6 +147,15 @@ class OpacusEngine(_Engine):
             parameter.requires_grad_(True)
         module.train()  # Opacus records activations in training mode only; dropout is off in every model here
         self._module = GradSampleModule(module, batch_first=True, loss_reduction="sum", strict=False)
+
+    def unit_gradients(self, data: Examples, members: Members) -> UnitGradients:
+        """A record that cannot be computed counts as zero."""
+        gradients = torch.zeros(members.num_units, self.spec.size)
+        for batch in data.batches(members.records):
+            rows = zero_unless_finite(self.per_record(batch)[torch.from_numpy(batch.rows)])
+            slots, shares = members.of(batch.records)
+            gradients.index_add_(0, slots, rows * shares.unsqueeze(1))
+        return Dense(gradients)
 
     def per_record(self, batch: Batch) -> Tensor:
         """Gradients of each row's loss, float32 [rows, P]; dummy rows are zero."""
@@ -112,9 +198,11 @@ class OpacusEngine(_Engine):
 class LinearEngine(_Engine):
     """A linear layer on frozen features: the gradient of record i is δ_i ⊗ [x_i, 1], with δ_i = ∂ loss_i / ∂ logits_i.
 
-    Logits are computed in float64. What a row's place in the product changes there is below 1e-8 of a gradient for all
-    weights that are let in, far inside the clip's margin of 1e-3: rows need no fixed places.
+    All in float64. What a row's place in the product changes there is below 1e-8 of a gradient for all weights that are
+    let in, far inside the clip's margin of 1e-3: rows need no fixed places.
     """
+
+    group_values = 2_000_000
 
     def __init__(
         self, layer: nn.Linear, parameters: Mapping[str, nn.Parameter], spec: AdapterSpec, loss: Loss
@@ -122,21 +210,37 @@ class LinearEngine(_Engine):
         super().__init__(parameters, spec, loss)
         self._layer = layer
 
-    def per_record(self, batch: Batch) -> Tensor:
-        """Gradients of each row's loss, float64 [rows, P]; dummy rows are zero."""
-        inputs = batch.inputs[0].double()
-        delta = self._delta(inputs, batch.labels, batch.weights)
-        rows = torch.empty(len(inputs), self.spec.size, dtype=torch.float64)
-        start = 0
-        for entry, parameter in zip(self.spec.entries, self._parameters, strict=True):
-            part = rows[:, start : start + entry.size]
-            if parameter is self._layer.weight:
-                shaped = part.unflatten(1, (delta.shape[1], inputs.shape[1]))
-                torch.mul(delta.unsqueeze(2), inputs.unsqueeze(1), out=shaped)
-            else:
-                part.copy_(delta)
-            start += entry.size
-        return rows
+    def unit_gradients(self, data: Examples, members: Members) -> UnitGradients:
+        """A record that cannot be computed counts as zero."""
+        deltas, inputs, slots = [], [], []
+        for batch in data.batches(members.records):
+            rows = torch.from_numpy(batch.rows)
+            slot, share = members.of(batch.records)
+            delta = self._delta(batch.inputs[0].double(), batch.labels, batch.weights)[rows]
+            deltas.append(zero_unless_finite(delta) * share.double().unsqueeze(1))
+            inputs.append(zero_unless_finite(batch.inputs[0].double()[rows]))
+            slots.append(slot)
+        if not deltas:
+            return Dense(torch.zeros(members.num_units, self.spec.size))
+        delta, features, slot = torch.cat(deltas), torch.cat(inputs), torch.cat(slots)
+        order = torch.argsort(slot, stable=True)
+        delta, features, slot = delta[order], features[order], slot[order]
+        if torch.equal(slot, torch.arange(members.num_units)):
+            return Outer(delta, features, self._flatten)
+        counts = torch.bincount(slot, minlength=members.num_units)
+        turn = torch.arange(len(slot)) - (torch.cumsum(counts, 0) - counts)[slot]
+        shape = (members.num_units, int(counts.max()))
+        padded_delta = torch.zeros(*shape, delta.shape[1], dtype=torch.float64)
+        padded_features = torch.zeros(*shape, features.shape[1], dtype=torch.float64)
+        padded_delta[slot, turn] = delta
+        padded_features[slot, turn] = features
+        weight = torch.bmm(padded_delta.transpose(1, 2), padded_features)
+        return Dense(self._flatten(weight, padded_delta.sum(1)))
+
+    def _flatten(self, weight: Tensor, bias: Tensor) -> Tensor:
+        """[N, L, d] and [N, L] to [N, P] in the spec's layout."""
+        parts = [weight if parameter is self._layer.weight else bias for parameter in self._parameters]
+        return torch.cat([part.reshape(len(weight), -1) for part in parts], dim=1)
 
     def alone(self, batch: Batch, row: int) -> Tensor:
         """One row's gradient [P] by a plain backward: the oracle."""
@@ -158,17 +262,34 @@ class LinearEngine(_Engine):
         return delta
 
 
+class _Given:
+    """A batch that is asked for as it is, as data of one unit a row."""
+
+    def __init__(self, batch: Batch) -> None:
+        self._batch, self.units = batch, Units(np.arange(len(batch.labels)), len(batch.labels))
+
+    def batches(self, records: Integers) -> Iterator[Batch]:
+        yield self._batch
+
+
 def self_test(engine: OpacusEngine | LinearEngine, batch: Batch, tolerance: float = 1e-4) -> None:
-    """Compare per-record gradients with one backward a row.
+    """Compare the units' gradients with one plain backward a row, on rows that belong to nobody: each alone in its
+    unit, and all in one.
 
     Known to go wrong in other versions of the libraries underneath, and silently (Opacus issue 820).
     Raises: PrivetError.
     """
-    sampled = engine.per_record(batch)
-    for row in range(len(batch.labels)):
-        expected = engine.alone(batch, row)
-        error = float((expected - sampled[row]).abs().max())
-        if not error <= tolerance * max(1.0, float(expected.abs().max())):
+    count = len(batch.labels)
+    expected = torch.stack([engine.alone(batch, row).double() for row in range(count)])
+    rows = np.arange(count)
+    apart = engine.unit_gradients(_Given(batch), Members(rows, rows, np.ones(count, np.float32), count))
+    shares = np.full(count, 1 / count, np.float32)
+    together = engine.unit_gradients(_Given(batch), Members(rows, np.zeros(count, np.int64), shares, 1))
+    found = [(apart.norms(), expected.norm(dim=1)), (together.norms(), expected.mean(0).norm().unsqueeze(0))]
+    found += [(apart.weighted_sum(factor), row) for factor, row in zip(torch.eye(count).double(), expected, strict=True)]
+    found.append((together.weighted_sum(torch.ones(1).double()), expected.mean(0)))
+    for value, truth in found:
+        if not float((value - truth).abs().max()) <= tolerance * max(1.0, float(truth.abs().max())):
             raise PrivetError(
                 "per-record gradients do not agree with brute force; training here would not be private.",
                 mend="install the library versions that privet pins.",

@@ -101,8 +101,7 @@ class RoundTrainer:
             try:  # with weights that no gradient vanishes for
                 self.classifier.write({entry.name: uniform(entry, 1) for entry in self.spec.entries})
                 for batch in self._batches_of_nobody():
-                    made.per_record(batch)
-                self_test(made, batch)
+                    self_test(made, batch)
             finally:
                 self.classifier.write(kept)
             self._engines[trainable] = made
@@ -134,4 +133,4 @@ class RoundTrainer:
         finite = torch.isfinite(table).all(dim=1, keepdim=True)
         clean = torch.where(finite, table, torch.zeros_like(table))
         labels = np.where(finite.numpy()[:, 0], tokens.labels, UNKNOWN)
-        return FeatureExamples(clean, labels, tokens.units, self.method.trainable(self.spec, 1).size)
+        return FeatureExamples(clean, labels, tokens.units)

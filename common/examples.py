@@ -22,7 +22,7 @@ UNKNOWN = -1  # label of a record that the plan has no label for: it contributes
 
 TRAINING_ROWS = 4  # few rows: a draw fills them evenly
 _INFERENCE_ROWS = 8
-_FEATURE_VALUES = 1_000_000  # gradient values of frozen features held at once: 8 MB stay near the cache
+_FEATURE_ROWS = 1024
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,6 @@ class Examples(Protocol):
     """What the trainer needs of the data."""
 
     units: Units
-    group_values: int  # float32 values of unit gradients that are held at once
 
     def batches(self, records: Integers) -> Iterator[Batch]:
         """Batches of these records, each once."""
@@ -71,8 +70,6 @@ def _placed(labels: Integers, records: Integers, rows: Integers, num_rows: int) 
 
 class TokenExamples:
     """Token ids in buckets of padded length."""
-
-    group_values = 8_000_000
 
     def __init__(
         self, ids: Sequence[NDArray[np.int32]], labels: Integers, units: Units, buckets: Sequence[int], pad: int
@@ -117,20 +114,15 @@ class TokenExamples:
 
 
 class FeatureExamples:
-    """Frozen features [N, d], computed once: what the method `head` trains on.
+    """Frozen features [N, d], computed once: what the method `head` trains on. Their engine works in float64, where no
+    row needs a fixed place."""
 
-    values: of one record's gradient. The engine for these computes rows apart, so no row needs a fixed place.
-    """
-
-    group_values = _FEATURE_VALUES
-
-    def __init__(self, features: Tensor, labels: Integers, units: Units, values: int) -> None:
+    def __init__(self, features: Tensor, labels: Integers, units: Units) -> None:
         self.features, self.labels, self.units = features, labels, units
-        self._num_rows = int(np.clip(_FEATURE_VALUES // max(1, values), 1, 256))
 
     def batches(self, records: Integers) -> Iterator[Batch]:
-        for start in range(0, len(records), self._num_rows):
-            part = records[start : start + self._num_rows]
+        for start in range(0, len(records), _FEATURE_ROWS):
+            part = records[start : start + _FEATURE_ROWS]
             rows = np.arange(len(part))
             labels, weights = _placed(self.labels, part, rows, len(part))
             yield Batch((self.features[torch.from_numpy(part)],), labels, weights, part, rows)

@@ -201,7 +201,7 @@ def _count_values(name: str, array: Any) -> int:
         or not all(type(n) is int and 0 < n <= _MAX_VALUES for n in shape)
     ):
         raise WireError("An array is not raw float32 of a sound shape.")
-    count = math.prod(shape)
+    count: int = math.prod(shape)
     if count > _MAX_VALUES or type(array.data) is not bytes or len(array.data) != 4 * count:
         raise WireError("An array's bytes do not fill its shape.")
     return count

@@ -5,6 +5,8 @@ from privet.simulations import simulate
 
 from typing import TYPE_CHECKING, Any
 
+import privet.common  # noqa: F401  (quiets the libraries underneath before they are imported)
+
 if TYPE_CHECKING:
     from privet.simulations.data import SimulationData
     from privet.simulations.run import Simulation, simulate

@@ -12,11 +12,11 @@ from scipy import stats
 from tests.tiny_models import tiny_base, tiny_plan
 from torch import nn
 
+from privet.client.gradients import Dense
 from privet.client.trainer import TrainSpec, clipped_sum, train
 from privet.client.training import RoundTrainer
 from privet.common.config import Plan
-from privet.common.adapter import AdapterSpec, Entry, Role
-from privet.common.examples import Batch, TokenExamples, Units, tokenise
+from privet.common.examples import TokenExamples, Units, tokenise
 from privet.common.model import build_classifier
 from privet.common.privacy.events import TrainEvent
 from privet.common.privacy.noise import SecureNoise, SeededNoise
@@ -238,8 +238,6 @@ def _subset(data: TokenExamples, record: int) -> Any:
     class Only:
         units = Units(np.zeros(1, np.int64), 1)
 
-        group_values = 8_000_000
-
         def batches(self, records: NDArray[np.int64]) -> Iterator[Any]:
             for batch in data.batches(np.array([record])):
                 yield type(batch)(batch.inputs, batch.labels, batch.weights, np.array([0]), batch.rows)
@@ -398,10 +396,10 @@ def test_the_self_test_notices_wrong_gradients(base: Path, monkeypatch: pytest.M
     from privet.client.gradients import LinearEngine, OpacusEngine
     from privet.common.errors import PrivetError
 
-    for engine, method in ((OpacusEngine, "ffa"), (LinearEngine, "head")):
-        genuine: Any = engine.per_record
+    for engine, seam, method in ((OpacusEngine, "per_record", "ffa"), (LinearEngine, "_delta", "head")):
+        genuine: Any = getattr(engine, seam)
         with monkeypatch.context() as patch:
-            patch.setattr(engine, "per_record", lambda self, batch, genuine=genuine: genuine(self, batch) * 1.01)
+            patch.setattr(engine, seam, lambda self, *given, genuine=genuine: genuine(self, *given) * 1.01)
             with pytest.raises(PrivetError, match="brute force"):
                 RoundTrainer(_plan(base, method=method), base)
 
@@ -453,23 +451,13 @@ def test_no_coupling_through_arithmetic(base: Path, method: str, length: int) ->
 def test_norms_of_many_values_are_exact() -> None:
     """A float32 norm adds small squares to a large sum and loses them; the bound must hold all the same."""
 
-    class Stub:
-        spec = AdapterSpec((Entry("w", (3_500_000,), Role.LORA_B),))
-
-        def per_record(self, batch: Any) -> torch.Tensor:
-            rows = torch.full((1, 3_500_000), 1.5e-4)
-            rows[:, ::64] = 1.0
-            return rows
-
-    class One:
-        units, group_values = Units(np.zeros(1, np.int64), 1), 8_000_000
-
-        def batches(self, records: NDArray[np.int64]) -> Iterator[Any]:
-            yield Batch((), torch.zeros(1), torch.ones(1), records, np.zeros(1, np.int64))
-
-    stub: Any = Stub()
-    total = clipped_sum(stub, One(), np.array([0]), _event(max_grad_norm=1.0), Everyone(0))
-    assert 0.998 < np.linalg.norm(total) <= 1.0
+    gradient = torch.full((1, 3_500_000), 2e-4)
+    gradient[:, ::64] = 1.0
+    exact = float(np.linalg.norm(gradient.double().numpy()))
+    held = Dense(gradient)
+    assert abs(float(held.norms()[0]) / exact - 1) < 1e-9
+    clipped = held.weighted_sum(1.0 / (1.001 * held.norms()))
+    assert 0.998 < float(clipped.norm()) <= 1.0
 
 
 class Tokenizer:

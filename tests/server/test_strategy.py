@@ -241,12 +241,13 @@ def test_a_site_that_was_not_asked_has_no_part_in_a_round(monkeypatch: pytest.Mo
         assert len(row["cohort"]) == 2
 
 
-def test_an_offer_is_accepted_by_the_site_itself_only(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("node", [12, 99])
+def test_an_offer_is_accepted_by_the_site_itself_only(monkeypatch: pytest.MonkeyPatch, node: int) -> None:
     ran = scene(monkeypatch, _three(), wait=10.0)
 
     def forged(site: Site, message: Message, request: Request) -> list[Message]:
         (answer,) = sound(site, message, request)
-        return [from_node(message, answer.content, 12)]  # says it is south
+        return [from_node(message, answer.content, node)]  # 12 is south, 99 nobody
 
     ran.grid.nodes[11].offer = forged
     ran.run()
