@@ -37,7 +37,8 @@ test-slow: $(LIST) $(VENV)/.minilm
 lint: $(LIST) $(VENV)/.minilm
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(BIN)/mypy -p privet.client -p privet.common -p privet.server -p privet.simulations
+	$(BIN)/mypy tests
 
 format: $(LIST)
 	$(BIN)/ruff check --fix .

@@ -45,7 +45,7 @@ class Agent:
         self.finished = False
         self.held: Code | None = None  # PENDING or a refusal: the latest verdict on a plan that is not served
 
-    def answer(self, request: Request, noise: SecureNoise) -> Reply:
+    def answer(self, request: Request, noise: NoiseSource) -> Reply:
         """Never raises: what nobody foresaw is the one code `unavailable`, told to the operator here."""
         return self._answer(request, self.sound(noise))
 

@@ -62,7 +62,7 @@ def run_client(site: Site, on_event: Listener) -> None:
 
 
 class _Serving:
-    """Between the link's records and the agent's requests: parses strictly, passes the secure noise, ends the process."""
+    """Between the link's records and the agent's requests: parses strictly, passes secure noise, ends the process."""
 
     def __init__(self, site: Site, records: Records, ledger: Ledger, stop: threading.Event, on_event: Listener) -> None:
         self._site, self._ledger, self._stop, self._on_event = site, ledger, stop, on_event

@@ -95,11 +95,13 @@ class Outer:
     def norms(self) -> Tensor:
         ones = torch.ones(len(self._inputs), 1, dtype=torch.float64)
         extended = torch.cat([self._inputs, ones], dim=1)
-        return torch.linalg.vector_norm(self._delta, dim=1) * torch.linalg.vector_norm(extended, dim=1)
+        norms: Tensor = torch.linalg.vector_norm(self._delta, dim=1) * torch.linalg.vector_norm(extended, dim=1)
+        return norms
 
     def weighted_sum(self, factors: Tensor) -> Tensor:
         scaled = self._delta * factors.unsqueeze(1)
-        return self._flatten((scaled.T @ self._inputs).unsqueeze(0), scaled.sum(0, keepdim=True))[0]
+        flat: Tensor = self._flatten((scaled.T @ self._inputs).unsqueeze(0), scaled.sum(0, keepdim=True))[0]
+        return flat
 
 
 def zero_unless_finite(rows: Tensor) -> Tensor:
@@ -204,9 +206,7 @@ class LinearEngine(_Engine):
 
     group_values = 2_000_000
 
-    def __init__(
-        self, layer: nn.Linear, parameters: Mapping[str, nn.Parameter], spec: AdapterSpec, loss: Loss
-    ) -> None:
+    def __init__(self, layer: nn.Linear, parameters: Mapping[str, nn.Parameter], spec: AdapterSpec, loss: Loss) -> None:
         super().__init__(parameters, spec, loss)
         self._layer = layer
 
@@ -286,7 +286,9 @@ def self_test(engine: OpacusEngine | LinearEngine, batch: Batch, tolerance: floa
     shares = np.full(count, 1 / count, np.float32)
     together = engine.unit_gradients(_Given(batch), Members(rows, np.zeros(count, np.int64), shares, 1))
     found = [(apart.norms(), expected.norm(dim=1)), (together.norms(), expected.mean(0).norm().unsqueeze(0))]
-    found += [(apart.weighted_sum(factor), row) for factor, row in zip(torch.eye(count).double(), expected, strict=True)]
+    found += [
+        (apart.weighted_sum(factor), row) for factor, row in zip(torch.eye(count).double(), expected, strict=True)
+    ]
     found.append((together.weighted_sum(torch.ones(1).double()), expected.mean(0)))
     for value, truth in found:
         if not float((value - truth).abs().max()) <= tolerance * max(1.0, float(truth.abs().max())):

@@ -85,7 +85,7 @@ class TokenExamples:
         for index, length in enumerate(buckets):
             members = np.flatnonzero(self.bucket_of == index)
             matrix = np.full((len(members), length), pad, np.int32)
-            for row, record in enumerate(members):
+            for row, record in enumerate(members.tolist()):
                 matrix[row, : len(ids[record])] = ids[record]
             self._row[members] = np.arange(len(members))
             self._ids.append(matrix)

@@ -220,7 +220,8 @@ def pack(reply: Reply) -> bytes:
     from safetensors.numpy import save
 
     arrays = {name: np.ascontiguousarray(array, dtype=np.float32) for name, array in reply.arrays.items()}
-    return save(arrays, metadata={"body": _canonical(reply.body)})
+    packed: bytes = save(arrays, metadata={"body": _canonical(reply.body)})
+    return packed
 
 
 def unpack(data: bytes) -> Reply:

@@ -214,7 +214,7 @@ def build_classifier(plan: Plan, folder: Path) -> Classifier:
         attn_implementation="sdpa",
         dtype=torch.float32,
         use_safetensors=True,
-        **_NO_DROPOUT[kind]
+        **_NO_DROPOUT[kind],
     )
     labels = plan.task.labels
     with _quiet_loading():

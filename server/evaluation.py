@@ -21,7 +21,8 @@ def load_public(data: PublicData, labels: Sequence[str]) -> tuple[list[str], lis
     """
     table = read_columns(data.source, [data.text, data.label], encoding=data.encoding)
     known = {label: index for index, label in enumerate(labels)}
-    texts, truth = [], []
+    texts: list[str] = []
+    truth: list[int] = []
     for text, label in zip(table.columns[data.text], table.columns[data.label], strict=True):
         if len(texts) >= data.limit:
             break

@@ -92,4 +92,3 @@ class RunFolder:
 
     def close(self) -> None:
         self._metrics.close()
-

@@ -35,7 +35,7 @@ class _Round:
     bytes_down: int
 
 
-class PrivetStrategy(Strategy):
+class PrivetStrategy(Strategy):  # type: ignore[misc]
     """Runs a plan over whatever Grid it is given: the fleet's, or one in this process.
 
     pause(seconds) returns early when something changed; evaluate judges the global adapter on public text; keep stores

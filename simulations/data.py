@@ -137,22 +137,21 @@ def generated(labels: Sequence[str], *, seed: int = 0, num_sites: int = 3, num_u
     Raises: ConfigError where neither has.
     """
     from privet.simulations.corpus import bank_complaints, hospital_notes, public_sample
+    from privet.simulations.corpus.bank import LABELS as BANK
+    from privet.simulations.corpus.hospital import LABELS as HOSPITAL
 
-    public = {kind: public_sample(kind, num_sites=num_sites, seed=seed) for kind in ("hospital", "bank")}
-    for kind, test in public.items():
-        if set(test.labels) == set(labels):
-            break
+    if set(labels) == set(HOSPITAL):
+        test = public_sample("hospital", num_sites=num_sites, seed=seed)
+        corpus = hospital_notes(num_sites=num_sites, num_patients=num_units, seed=seed)
+    elif set(labels) == set(BANK):
+        test = public_sample("bank", num_sites=num_sites, seed=seed)
+        corpus = bank_complaints(num_sites=num_sites, num_customers=num_units, seed=seed)
     else:
         raise ConfigError(
             "there is no generated text with the plan's labels.",
             where="task.labels",
-            mend="give --data PATH, or take the labels of the generated notes: " + ", ".join(public["hospital"].labels),
+            mend="give --data PATH, or take the labels of the generated notes: " + ", ".join(HOSPITAL),
         )
-    corpus = (
-        hospital_notes(num_sites=num_sites, num_patients=num_units, seed=seed)
-        if kind == "hospital"
-        else bank_complaints(num_sites=num_sites, num_customers=num_units, seed=seed)
-    )
     return SimulationData(
         texts=corpus.text,
         labels=corpus.label,

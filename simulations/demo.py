@@ -227,6 +227,6 @@ def _compare(federation: Federation) -> tuple[dict[str, float], float]:
     single = plan.model_copy(update={"cohort": plan.cohort.model_copy(update={"min_sites": 1})})
     simulator = Simulator(single, data)
     records = data.sites(spec.partition, plan.task.labels, num_sites=0, seed=0)
-    sites = {name: (simulator.examples(part), part.num_units) for name, part in records.items()}
+    sites = simulator.prepare(records)
     alone = {name: simulator.run({name: part}, epsilon=EPSILON, spec=spec).accuracy for name, part in sites.items()}
     return alone, simulator.run(sites, epsilon=float("inf"), spec=spec).accuracy

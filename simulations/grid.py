@@ -13,7 +13,7 @@ _SERVER = 1
 _UNAVAILABLE = 1  # Flower's code for an answer that failed
 
 
-class LocalGrid(Grid):
+class LocalGrid(Grid):  # type: ignore[misc]
     """nodes: what each node id answers. `on_reply` hears of each reply as it comes."""
 
     def __init__(self, nodes: Mapping[int, Answer]) -> None:
@@ -26,7 +26,7 @@ class LocalGrid(Grid):
         """There is one run."""
 
     @property
-    def run(self) -> object:  # type: ignore[override]
+    def run(self) -> object:
         """There is no run record: nothing is served to anyone."""
         return None
 
@@ -50,7 +50,7 @@ class LocalGrid(Grid):
     def get_node_ids(self) -> Iterable[int]:
         return list(self._nodes)
 
-    def get_nodes(self) -> Iterable[object]:  # type: ignore[override]
+    def get_nodes(self) -> Iterable[object]:
         return []
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:

@@ -83,7 +83,7 @@ class LoraSpec(Table):
 
     rank: Annotated[int, Field(ge=1, le=256)] = 8
     alpha: Annotated[float, Field(gt=0, le=1024)] = 16.0
-    targets: Annotated[tuple[Literal["query", "key", "value"], ...], Field(strict=False, min_length=1), FailFast()] = (
+    targets: Annotated[tuple[Literal["query", "key", "value"], ...], Field(strict=False, min_length=1)] = (
         "query",
         "value",
     )

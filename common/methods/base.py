@@ -31,7 +31,10 @@ class Update:
 class Method(Protocol):
     """`init` and `aggregate` make states; `trainable` says what a round trains; `broadcast` what a site needs."""
 
-    kind: str
+    @property
+    def kind(self) -> str:
+        """The plan's name for it."""
+        ...
 
     def trainable(self, spec: AdapterSpec, round: int) -> AdapterSpec:
         """The arrays that sites train, clip and return in this round: a function of plan and round only."""

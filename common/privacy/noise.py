@@ -152,7 +152,6 @@ def _rekey_all() -> None:
 os.register_at_fork(after_in_child=_rekey_all)
 
 
-@final
 class SeededNoise(_Draws):
     """numpy's Philox under keys from the SHA-256 of `words`, whose order and type matter. For simulations and tests.
 

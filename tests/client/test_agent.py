@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from privet.client.agent import Agent
 from privet.client.data import load_records
 from privet.client.ledger import Ledger
@@ -101,8 +102,8 @@ class Bench:
             "plan": plan.canonical(),
             "plan_digest": plan.digest,
             "adapter_digest": adapter.digest(self.initial),
-        } | changes
-        return self.agent.answer(Request(OfferBody(**body)), SecureNoise())
+        }
+        return self.agent.answer(Request(OfferBody.model_validate(body | changes)), SecureNoise())
 
     def arrays(self) -> dict[str, np.ndarray]:
         names = {"head.weight", "head.bias"}

@@ -6,11 +6,14 @@ import stat
 import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import privet.client.ledger_file as ledger_file
 from privet.client.ledger import Ledger, LedgerError, New, Stored, ledger_path
+from privet.client.policy import admit
+from privet.common.config import Site
 from privet.common.errors import Code, InputError, PrivetError, RefusedError
 from tests.client.ledger_cases import DATA_ID, NOTHING, make_admission, make_plan, make_site
 
@@ -420,17 +423,86 @@ def test_plans_are_found_by_a_prefix(path: Path, monkeypatch: pytest.MonkeyPatch
     ledger.close()
 
 
-def test_waiting_plans_are_bounded(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _record(ledger: Ledger, seed: int, decision: Any, site: Site | None = None) -> str:
+    plan = make_plan(seed)
+    admission = make_admission(plan, decision=decision, code=Code.PENDING)
+    return ledger.record_plan(plan, admission, site or make_site()).digest
+
+
+def test_a_new_plan_takes_the_place_of_the_oldest_refused_then_the_oldest_pending_one(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("privet.client.ledger_rows.MAX_WAITING", 3)
+    ledger, approved = opened(path)
+    ledger.reserve(approved, 1, "train", BODY)
+    first = _record(ledger, 1, "pending")
+    second, third = _record(ledger, 2, "refused"), _record(ledger, 3, "refused")
+    _record(ledger, 2, "refused")  # known already: nothing has to go
+    assert {row.digest for row in ledger.plans()} == {approved, first, second, third}
+    fourth = _record(ledger, 4, "pending")
+    assert {row.digest for row in ledger.plans()} == {approved, first, third, fourth}
+    fifth, sixth = _record(ledger, 5, "pending"), _record(ledger, 6, "pending")
+    assert {row.digest for row in ledger.plans()} == {approved, fourth, fifth, sixth}
+    assert [event.plan for event in ledger.events()] == [approved]
+    ledger.close()
+
+
+def test_the_invited_plan_is_the_last_to_make_room(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("privet.client.ledger_rows.MAX_WAITING", 2)
     ledger, _ = opened(path, approved=False)
-    site = make_site()
-    for seed in (1, 2, 2):
-        plan = make_plan(seed)
-        ledger.record_plan(plan, make_admission(plan, decision="pending", code=Code.PENDING), site)
-    plan = make_plan(3)
-    with pytest.raises(RefusedError, match="unapproved"):
-        ledger.record_plan(plan, make_admission(plan, decision="pending", code=Code.PENDING), site)
-    assert len(ledger.plans()) == 2
+    site = make_site(member={"plan": make_plan(1).digest})
+    invited = _record(ledger, 1, "refused", site)
+    _record(ledger, 2, "pending", site)
+    newest = _record(ledger, 3, "pending", site)
+    assert {row.digest for row in ledger.plans()} == {invited, newest}
+    ledger.close()
+
+
+def test_the_texts_of_waiting_plans_are_bounded_together(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = len(make_plan().canonical().encode())
+    monkeypatch.setattr("privet.client.ledger_rows.MAX_WAITING_BYTES", 2 * size + size // 2)
+    ledger, approved = opened(path)
+    digests = [_record(ledger, seed, "pending") for seed in (1, 2, 3)]
+    assert {row.digest for row in ledger.plans()} == {approved, *digests[1:]}
+    ledger.close()
+
+
+def test_a_hundred_junk_offers_do_not_lock_the_ledger(path: Path) -> None:
+    ledger, _ = opened(path, approved=False)
+    for seed in range(1, 102):
+        _record(ledger, seed, "refused")
+    assert len(ledger.plans()) == 100
+    plan = make_plan()
+    _record(ledger, 0, "pending")
+    ledger.approve(plan.digest, make_admission(plan), make_site())
+    assert isinstance(ledger.reserve(plan.digest, 1, "train", BODY), New)
+    ledger.close()
+
+
+def test_a_refused_plan_of_a_federation_that_the_site_does_not_name_is_not_stored(path: Path) -> None:
+    ledger, _ = opened(path, approved=False)
+    plan, site = make_plan(), make_site(name="branches")
+    row = ledger.record_plan(plan, admit(plan, site, NOTHING), site)
+    assert row.admission.code is Code.REFUSED_POLICY
+    assert (row.digest, row.plan) == (plan.digest, plan)
+    assert ledger.plans() == []
+    ledger.close()
+
+
+def test_only_what_was_approved_or_trained_is_kept_by_force(path: Path) -> None:
+    ledger, approved = opened(path)
+    pending, stray = _record(ledger, 1, "pending"), _record(ledger, 2, "pending")
+    other = sqlite3.connect(path)
+    other.execute("DELETE FROM plans WHERE digest = ?", (pending,))
+    other.execute(
+        "INSERT INTO events (plan, round, kind, request_sha256, state, reserved_at)"
+        " VALUES (?, 1, 'train', ?, 'reserved', '')",
+        (stray, BODY),
+    )
+    for kept in (approved, stray):
+        with pytest.raises(sqlite3.IntegrityError, match="never"):
+            other.execute("DELETE FROM plans WHERE digest = ?", (kept,))
+    other.close()
     ledger.close()
 
 

@@ -83,6 +83,9 @@ def test_the_site_states_its_own_batch(asked: list[dict[str, Any]]) -> None:
         ({"expected_batch": 101}, {"policy": {"max_sample_rate": 0.1}}, "max_sample_rate"),
         ({}, {"policy": {"methods": ["fedavg"]}}, "policy.methods"),
         ({}, {"policy": {"max_rounds": 3}}, "policy.max_rounds"),
+        ({}, {"policy": {"max_local_steps": 1}}, "policy.max_local_steps"),
+        ({"local_steps": 1001}, {}, "policy.max_local_steps"),
+        ({"rounds": 1000, "local_steps": 1000}, {}, "1,000,000 steps"),  # and one spare round
         ({}, {"member": {"release": []}}, "release"),
         ({}, {"name": "branches"}, "federation.wards"),
     ],
@@ -99,9 +102,34 @@ def test_a_rule_refuses(asked: list[dict[str, Any]], plan: dict[str, Any], site:
 
 
 def test_limits_themselves_pass(asked: list[dict[str, Any]]) -> None:
-    site = make_site(policy={"max_sample_rate": 0.1, "max_rounds": 4, "methods": ["head"]})
+    site = make_site(policy={"max_sample_rate": 0.1, "max_rounds": 4, "max_local_steps": 2, "methods": ["head"]})
     assert admit(make_plan(expected_batch=100), site, NOTHING).decision == "pending"
     assert admit(make_plan(expected_batch=1000), make_site(), NOTHING).event is not None  # q = 1
+    longest = make_plan(rounds=999, local_steps=1000)
+    assert admit(longest, make_site(), NOTHING).event is not None
+
+
+def test_an_offer_again_and_again_is_calibrated_once(asked: list[dict[str, Any]]) -> None:
+    first = admit(make_plan(), make_site(), NOTHING)
+    assert [admit(make_plan(), make_site(), NOTHING) for _ in range(5)] == [first] * 5
+    assert len(asked) == 1
+    other = make_site(member={"epsilon": 2.0})
+    assert admit(make_plan(), other, NOTHING).epsilon == 2.0
+    assert len(asked) == 2  # another share is another question
+
+
+def test_noise_that_cannot_be_is_looked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def fail(**arguments: Any) -> float:
+        calls.append(arguments)
+        raise InputError("out of reach.", mend="fewer rounds.")
+
+    monkeypatch.setattr(calibration, "noise_multiplier", fail)
+    first, again = (admit(make_plan(), make_site(), NOTHING) for _ in range(2))
+    assert first == again
+    assert first.code is Code.REFUSED_BUDGET
+    assert len(calls) == 1
 
 
 def test_another_kind_of_unit_is_refused(asked: list[dict[str, Any]]) -> None:
@@ -215,6 +243,7 @@ def test_a_tightened_site_file_stops_an_approved_plan() -> None:
         ({"unit": "record"}, Code.REFUSED_POLICY),
         ({"policy": {"methods": ["ffa"]}}, Code.REFUSED_POLICY),
         ({"policy": {"max_rounds": 2}}, Code.REFUSED_POLICY),
+        ({"policy": {"max_local_steps": 1}}, Code.REFUSED_POLICY),
         ({"policy": {"max_sample_rate": 0.005}}, Code.REFUSED_POLICY),
         ({"policy": {"min_noise_multiplier": 1.3}}, Code.REFUSED_POLICY),
         ({"member": {"release": []}}, Code.REFUSED_POLICY),

@@ -9,7 +9,6 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from scipy import stats
-from tests.tiny_models import tiny_base, tiny_plan
 from torch import nn
 
 from privet.client.gradients import Dense
@@ -19,7 +18,8 @@ from privet.common.config import Plan
 from privet.common.examples import TokenExamples, Units, tokenise
 from privet.common.model import build_classifier
 from privet.common.privacy.events import TrainEvent
-from privet.common.privacy.noise import SecureNoise, SeededNoise
+from privet.common.privacy.noise import SecureNoise, SeededNoise, privatise
+from tests.tiny_models import tiny_base, tiny_plan
 
 TEXTS = [
     "the patient has a fever and cough",
@@ -74,9 +74,15 @@ def _examples(
 
 
 def _event(**changes: Any) -> TrainEvent:
-    settings: dict[str, Any] = dict(
-        sample_rate=0.5, noise_multiplier=0.0, steps=1, max_grad_norm=0.5, expected_batch=3, unit="unit", max_records=8
-    )
+    settings: dict[str, Any] = {
+        "sample_rate": 0.5,
+        "noise_multiplier": 0.0,
+        "steps": 1,
+        "max_grad_norm": 0.5,
+        "expected_batch": 3,
+        "unit": "unit",
+        "max_records": 8,
+    }
     return TrainEvent(**(settings | changes))
 
 
@@ -197,7 +203,7 @@ def test_a_record_that_cannot_be_computed_contributes_exactly_zero(trainer: Roun
     poisoned = int(data.units.records(2)[0])
     genuine = engine.per_record
 
-    def poison(batch: Any) -> torch.Tensor:
+    def poison(batch: Any) -> Any:
         rows = genuine(batch)
         rows[torch.from_numpy(batch.rows[batch.records == poisoned])] = broken
         return rows
@@ -249,16 +255,15 @@ def test_weights_after_the_steps_follow_from_the_noised_gradients_alone(
     trainer: RoundTrainer, monkeypatch: Any
 ) -> None:
     """AdamW on a bare vector, fed only what `privatise` returned, ends at the same place."""
-    import privet.client.trainer as module
 
     seen: list[NDArray[np.float32]] = []
-    genuine: Callable[..., NDArray[np.float32]] = module.privatise
+    genuine: Callable[..., NDArray[np.float32]] = privatise
 
     def watch(*args: Any, **kwargs: Any) -> NDArray[np.float32]:
         seen.append(genuine(*args, **kwargs).copy())
         return seen[-1]
 
-    monkeypatch.setattr(module, "privatise", watch)
+    monkeypatch.setattr("privet.client.trainer.privatise", watch)
     engine = _engine(trainer)
     start = torch.from_numpy(engine.read())
     event = _event(noise_multiplier=0.8, steps=4)
@@ -348,7 +353,7 @@ def test_record_mode_equals_opacus_own_engine(base: Path, optimizer: str) -> Non
             theirs.parameter(name).copy_(torch.from_numpy(array))
     parameters = [theirs.parameter(name) for name in names]
     inner: Any = torch.optim.SGD if optimizer == "sgd" else torch.optim.AdamW
-    loader = torch.utils.data.DataLoader(list(range(8)), batch_size=batch)
+    loader: Any = torch.utils.data.DataLoader(list(range(8)), batch_size=batch)  # type: ignore[arg-type]
     module, private, _ = PrivacyEngine().make_private(
         module=theirs.train(),
         optimizer=inner(parameters, lr=0.05, weight_decay=0.0),

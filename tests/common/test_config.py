@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 import tomli_w
+from pydantic import ValidationError
 
 from privet.common.config import Federation, Plan, Site, load_federation, load_site, parse_plan
+from privet.common.config.files import describe
 from privet.common.errors import ConfigError
 
 Raw = dict[str, Any]
@@ -152,6 +154,7 @@ def _refused(call: Callable[[], object]) -> ConfigError:
         ("method.kind", "magic", "method.kind", "'magic'"),
         ("server.adress", "x", "server.adress", "Extra inputs"),
         ("server.wait", 0.0, "server.wait", "0"),
+        ("server.wait", float("inf"), "server.wait", "inf"),  # every wait is bounded
         ("server.public", {"text": "t"}, "server.public.source", "Field required"),
         ("simulation.split", 3, "simulation.split", "3"),
         ("simulation.delta", 0.5, "simulation.delta", "0.5"),
@@ -238,6 +241,121 @@ def test_no_number_of_a_plans_text_is_infinite(tmp_path: Path, value: str) -> No
     assert text.count('"learning_rate":0.5') == 1
     error = _refused(lambda: parse_plan(text.replace('"learning_rate":0.5', f'"learning_rate":{value}'), "offer"))
     assert error.where == "offer: training.learning_rate"
+
+
+BOMBS: dict[str, tuple[Callable[[Raw], None], str]] = {
+    "labels": (lambda raw: raw["task"].update(labels=[1] * 200_000), "2,000 entries"),
+    "a long text": (lambda raw: raw["task"].update(labels=["x"] * 1_000_000), "1,048,576 bytes"),
+    "labels in a table": (lambda raw: raw["task"].update(labels={str(n): n for n in range(1000)}), "64 entries"),
+    "buckets": (lambda raw: raw["task"].update(buckets=list(range(65))), "64 entries"),
+    "another list": (lambda raw: raw["lora"].update(targets=["query"] * 65), "64 entries"),
+    "keys": (lambda raw: raw.update({f"key{n}": 0 for n in range(100)}), "64 entries"),
+    "a string": (lambda raw: raw["model"].update(base="x" * 10_001), "10,000 characters"),
+    "a key": (lambda raw: raw["model"].update({"x" * 10_001: 1}), "10,000 characters"),
+    "depth": (lambda raw: raw["model"].update(base=[[[[[[[[[1]]]]]]]]]), "8 levels"),
+    "half a pair": (lambda raw: raw["model"].update(base="\ud800"), "surrogate"),
+    "half a pair in a key": (lambda raw: raw["model"].update({"\ud800": 1}), "surrogate"),
+}
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_a_plans_text_is_bounded_before_it_is_validated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bomb: str
+) -> None:
+    raw, (change, words) = json.loads(_plan(tmp_path, FEDERATION).canonical()), BOMBS[bomb]
+    change(raw)
+    text = json.dumps(raw)
+    for name in ("model_validate", "model_validate_json"):
+        monkeypatch.setattr(Plan, name, lambda *_: pytest.fail("validated"))
+    error = _refused(lambda: parse_plan(text, "offer"))
+    assert words in error.what
+    assert len(str(error)) < 300
+
+
+@pytest.mark.parametrize("text", ['{"a":' * 100_000, "[" * 100_000, '{"rounds": ' + "1" * 100_000 + "}", "\ud800"])
+def test_a_plans_text_without_end_is_refused(text: str) -> None:
+    error = _refused(lambda: parse_plan(text))
+    assert "JSON" in error.what or "without end" in error.what
+
+
+@pytest.mark.parametrize("key", ['"learning_rate":0.5', '"rounds":10'])
+def test_a_number_beyond_all_floats_is_refused(tmp_path: Path, key: str) -> None:
+    text = _plan(tmp_path, FEDERATION).canonical()
+    assert text.count(key) == 1
+    _refused(lambda: parse_plan(text.replace(key, f"{key.partition(':')[0]}:{'9' * 4000}")))
+
+
+@pytest.mark.parametrize(("key", "value"), [("task.labels", [1] * 2000), ("task.buckets", ["x"] * 64)])
+def test_a_list_of_faults_is_one_fault(key: str, value: Any) -> None:
+    """Or the report on a plan would cost more than the plan."""
+    with pytest.raises(ValidationError) as caught:
+        Plan.model_validate(edited(FEDERATION, key, value))
+    assert caught.value.error_count() == 1
+
+
+def test_very_many_faults_are_counted_and_not_listed() -> None:
+    with pytest.raises(ValidationError) as caught:
+        Plan.model_validate(FEDERATION | {f"key{n}": 0 for n in range(2000)})
+    assert describe(caught.value, "here").what == "2,000 faults."
+
+
+@pytest.mark.parametrize(
+    ("labels", "sound"),
+    [
+        ([f"{n:04d}" for n in range(2000)], True),
+        ([f"{n:04d}" for n in range(2001)], False),
+        ([f"{n:0200d}" for n in range(400)], True),
+        ([f"{n:0200d}" for n in range(401)], False),
+    ],
+    ids=["2000", "2001", "80000 characters", "80200 characters"],
+)
+def test_labels_are_bounded_together(labels: list[str], sound: bool) -> None:
+    raw = edited(FEDERATION, "task.labels", labels)
+    if sound:
+        assert Plan.model_validate(raw).task.labels == tuple(labels)
+    else:
+        with pytest.raises(ValidationError, match="at most 2,000 labels of at most 80,000 characters together"):
+            Plan.model_validate(raw)
+
+
+def test_buckets_are_bounded() -> None:
+    for longest, sound in ((71, True), (72, False)):
+        task = {"labels": ["a", "b"], "max_length": longest, "buckets": list(range(8, longest + 1))}
+        if sound:
+            assert len(Plan.model_validate(FEDERATION | {"task": task}).task.buckets) == 64
+        else:
+            with pytest.raises(ValidationError, match="at most 64 buckets"):
+                Plan.model_validate(FEDERATION | {"task": task})
+
+
+@pytest.mark.parametrize("letter", ["x", "'", "\x7f", "\x01", "ü", "漢", "\U0001f600"])
+def test_a_plan_with_the_longest_labels_fits_however_it_is_escaped(letter: str) -> None:
+    labels = [f"{n:04d}".ljust(40, letter) for n in range(2000)]
+    plan = Plan.model_validate(edited(edited(FEDERATION, "task.labels", labels), "model.base", letter * 500))
+    indented = json.dumps(json.loads(plan.canonical()), indent=2, sort_keys=True)
+    indented = indented.replace("'", "\\u0027").replace("\x7f", "\\u007f")  # as in an invitation
+    assert parse_plan(plan.canonical()) == parse_plan(indented) == plan
+
+
+@pytest.mark.parametrize("evil", ["\x1b[2J", "\u202e", "\x9b", "\n", "\r", "\x07"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda evil: {f"{evil}approved": 1},
+        lambda evil: {"model": FEDERATION["model"] | {f"{evil}approved": 1}},
+        lambda evil: {"name": f"{evil}approved"},
+        lambda evil: {"training": FEDERATION["training"] | {"optimizer": f"{evil}approved"}},
+        lambda evil: {"format": f"{evil}approved"},
+        lambda evil: {"task": f"{evil}approved"},
+        lambda evil: {"task": {"labels": [{f"{evil}approved": evil}]}},
+        lambda evil: {f"{evil}approved" * 100: 1},
+    ],
+)
+def test_a_hostile_plan_cannot_steer_the_terminal_by_its_faults(evil: str, change: Callable[[str], Raw]) -> None:
+    error = _refused(lambda: parse_plan(json.dumps(FEDERATION | change(evil)), "offer"))
+    assert str(error).isprintable()
+    assert "approved" in str(error)
+    assert len(str(error)) < 700
 
 
 # --set

@@ -344,6 +344,58 @@ def test_the_well_formed_twin_of_those_passes() -> None:
     assert parse_reply(_record(_answer())).code is Code.OK
 
 
+@pytest.fixture
+def copies(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The length of what was copied."""
+    made: list[int] = []
+    genuine = np.frombuffer
+
+    def watched(data: bytes, **settings: Any) -> Any:
+        made.append(len(data))
+        return genuine(data, **settings)
+
+    monkeypatch.setattr("privet.common.messages.np.frombuffer", watched)
+    return made
+
+
+def _three_pairs() -> ArrayRecord:
+    return ArrayRecord({name: _array() for name in "abc"})  # 6 values
+
+
+@pytest.mark.parametrize(("limit", "sound"), [(None, True), (6, True), (5, False), (2, False), (0, False)])
+def test_all_arrays_together_are_bounded_before_any_is_copied(
+    copies: list[int], limit: int | None, sound: bool
+) -> None:
+    record = _record(_body(), arrays=_three_pairs())
+    if sound:
+        assert len(parse_request(record, max_values=limit).arrays) == 3
+        assert copies == [8, 8, 8]
+    else:
+        with pytest.raises(WireError, match=f"more than {limit} values"):
+            parse_request(record, max_values=limit)
+        assert copies == []
+
+
+def test_the_bound_of_a_message_is_that_of_its_arrays_together(
+    copies: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("privet.common.messages._MAX_VALUES", 5)
+    for parse, text in ((parse_request, _body()), (parse_reply, _answer())):
+        with pytest.raises(WireError, match="more than 5 values"):
+            parse(_record(text, arrays=_three_pairs()))
+    with pytest.raises(WireError, match="more than 5 values"):  # an agent's limit cannot raise it
+        parse_request(_record(_body(), arrays=_three_pairs()), max_values=100)
+    assert copies == []
+
+
+def test_arrays_that_are_out_of_place_are_not_copied(copies: list[int]) -> None:
+    finish = json.dumps({"kind": "finish", "plan_digest": DIGEST})
+    for parse, text in ((parse_request, finish), (parse_request, "{}"), (parse_reply, _answer(code="pending"))):
+        with pytest.raises(WireError):
+            parse(_record(text, arrays=_three_pairs()))
+    assert copies == []
+
+
 BAD_BODIES = [
     "",
     "{",

@@ -93,7 +93,8 @@ class Process:
 class Deployment:
     """Files of a federation and its sites, made by `privet init`; processes started on demand, all ended at the end."""
 
-    def __init__(self, folder: Path, sites: tuple[str, ...], *, patients: int = 60, **settings: str) -> None:
+    def __init__(self, folder: Path, sites: tuple[str, ...], settings: dict[str, str] | None = None) -> None:
+        patients = 60
         self.folder, self.sites = folder, sites
         self.guard = folder / "guard.txt"
         (folder / "site").mkdir(parents=True)
@@ -120,7 +121,7 @@ class Deployment:
         file = self.home / "federation.toml"
         text = file.read_text()
         defaults = {"rounds = 40": "rounds = 3", "expected_batch = 64": "expected_batch = 20"}
-        defaults |= {"timeout = 600.0": "timeout = 20.0", "wait = 3600.0": "wait = 60.0"} | settings
+        defaults |= {"timeout = 600.0": "timeout = 20.0", "wait = 3600.0": "wait = 60.0"} | (settings or {})
         for default, wanted in defaults.items():
             assert default in text, default
             text = text.replace(default, wanted)

@@ -93,7 +93,7 @@ def test_prediction_with_the_result(finished: tuple[Deployment, Tap, Path]) -> N
 def test_a_killed_site_is_named_and_rejoins(tmp_path: Path) -> None:
     """SIGKILL in a round: the run goes on, the ledger covers what may have been spent, the site comes back."""
     slow = {"local_steps = 5": "local_steps = 100", "rounds = 40": "rounds = 6", "timeout = 600.0": "timeout = 12.0"}
-    deployment = Deployment(tmp_path / "d", ("clinic", "ward", "lab"), **slow)
+    deployment = Deployment(tmp_path / "d", ("clinic", "ward", "lab"), slow)
     try:
         server = deployment.server()
         clients = {name: deployment.client(name) for name in deployment.sites}
@@ -119,7 +119,7 @@ def test_a_killed_site_is_named_and_rejoins(tmp_path: Path) -> None:
 
 
 def test_refusals_and_faults_are_told_where_the_person_sits(tmp_path: Path) -> None:
-    deployment = Deployment(tmp_path / "d", ("clinic", "ward"), **{"min_sites = 2": "min_sites = 1"})
+    deployment = Deployment(tmp_path / "d", ("clinic", "ward"), {"min_sites = 2": "min_sites = 1"})
     try:
         stranger = deployment.folder / "ward"
         (deployment.home / "sites" / "ward.pub").unlink()
@@ -155,7 +155,7 @@ def test_refusals_and_faults_are_told_where_the_person_sits(tmp_path: Path) -> N
 
 
 def test_sigterm_drains_and_nothing_is_left_behind(tmp_path: Path) -> None:
-    deployment = Deployment(tmp_path / "d", ("clinic", "ward"), **{"local_steps = 5": "local_steps = 300"})
+    deployment = Deployment(tmp_path / "d", ("clinic", "ward"), {"local_steps = 5": "local_steps = 300"})
     try:
         server = deployment.server()
         clients = [deployment.client(name) for name in deployment.sites]

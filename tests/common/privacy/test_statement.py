@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from privet.common.privacy import Adjacency, Statement, TrainEvent, advantage, epsilon, true_positive_bound
-from privet.common.privacy.statement import _up, statement
+from privet.common.privacy.statement import _up, _up_short, statement
 
 
 def event(**changes: Any) -> TrainEvent:
@@ -186,6 +186,23 @@ def test_it_is_frozen(plain: Statement) -> None:
 )
 def test_figures_are_rounded_up(value: float, text: str) -> None:
     assert _up(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(1e-5, "1e-05"), (1.234e-5, "1.24e-05"), (5.0001e-6, "5.01e-06"), (9.991e-6, "1e-05"), (0.00123, "0.00123")],
+)
+def test_delta_is_rounded_up(plain: Statement, value: float, text: str) -> None:
+    assert _up_short(value) == text
+    words = " ".join(plain.model_copy(update={"delta": value}).in_words())
+    assert f"a chance of delta = {text}." in words
+
+
+@pytest.mark.parametrize("unit", ["unit", "record"])
+def test_the_words_cover_this_plan_alone(unit: str) -> None:
+    words = " ".join(statement(event(unit=unit), 20, 1e-5, released=("update",)).in_words())
+    assert "for this plan at this site alone" in words
+    assert "Every other training on the same data, of this federation or another, adds to them" in words
 
 
 def test_importing_the_room_is_light() -> None:
