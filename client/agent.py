@@ -45,6 +45,11 @@ class Agent:
         self.finished = False
         self.held: Code | None = None  # PENDING or a refusal: the latest verdict on a plan that is not served
 
+    @property
+    def expected_values(self) -> int | None:
+        """Most array values that a sound request holds, once a plan is served; None before."""
+        return None if self._prepared is None else self._prepared.trainer.spec.size
+
     def answer(self, request: Request, noise: NoiseSource) -> Reply:
         """Never raises: what nobody foresaw is the one code `unavailable`, told to the operator here."""
         return self._answer(request, self.sound(noise))

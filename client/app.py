@@ -71,7 +71,7 @@ class _Serving:
 
     def answer(self, record: RecordDict) -> RecordDict:
         try:
-            request = parse_request(record)
+            request = parse_request(record, max_values=self._agent.expected_values)
         except WireError as error:
             self._tell("refused", f"a malformed request: {error}")
             return to_record(Reply(ReplyBody(code=Code.BAD_REQUEST, plan_digest="0" * 64)))

@@ -127,7 +127,7 @@ def to_record(message: Request | Reply) -> RecordDict:
                     dtype="float32",
                     shape=tuple(array.shape),
                     stype=_STYPE,
-                    data=np.ascontiguousarray(array, dtype="<f4").tobytes(),
+                    data=np.asarray(array, dtype="<f4", order="C").tobytes(),
                 )
                 for name, array in sorted(message.arrays.items())
             }
@@ -219,7 +219,7 @@ def pack(reply: Reply) -> bytes:
     """A reply as bytes, for the ledger's store."""
     from safetensors.numpy import save
 
-    arrays = {name: np.ascontiguousarray(array, dtype=np.float32) for name, array in reply.arrays.items()}
+    arrays = {name: np.asarray(array, dtype=np.float32, order="C") for name, array in reply.arrays.items()}
     packed: bytes = save(arrays, metadata={"body": _canonical(reply.body)})
     return packed
 
@@ -236,6 +236,8 @@ def unpack(data: bytes) -> Reply:
         size = int.from_bytes(data[:8], "little")
         body = json.loads(data[8 : 8 + size])["__metadata__"]["body"]
         arrays: Mapping[str, Floats] = load(data)
+        if any(array.dtype != np.float32 for array in arrays.values()):
+            raise ValueError("another type")
         return Reply(ReplyBody.model_validate_json(body), dict(arrays))
-    except (SafetensorError, ValidationError, ValueError, KeyError, TypeError):
+    except (SafetensorError, ValidationError, ValueError, KeyError, TypeError, RecursionError):
         raise WireError("A stored reply cannot be read.") from None

@@ -27,6 +27,8 @@ _WORDS = {
     "altered_request": "refused: this round was asked for before with other content",
     "outside_horizon": "refused: outside the approved horizon",
     "round_lost": "lost this round to a crash; it is spent",
+    "unknown_plan": "refused: a plan that it has not approved",
+    "bad_request": "refused: a malformed request",
     "unavailable": "could not answer",
     "no_answer": "did not answer",
 }

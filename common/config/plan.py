@@ -137,7 +137,11 @@ class Plan(Table):
     def canonical(self) -> str:
         """Canonical JSON, defaults written out: the one text that is hashed, sent and stored."""
         return json.dumps(
-            self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+            self.model_dump(mode="json", include=set(Plan.model_fields)),
+            sort_keys=True,
+            separators=(",", ":"),
+            ensure_ascii=False,
+            allow_nan=False,
         )
 
     @property
