@@ -29,7 +29,7 @@ demo: $(LIST) $(VENV)/.minilm
 	$(BIN)/privet demo
 
 test: lint
-	$(RUN) $(BIN)/python -m pytest --doctest-modules client common server simulations tests
+	$(RUN) $(BIN)/python -m pytest -n 2 --doctest-modules client common server simulations tests
 
 test-slow: $(LIST) $(VENV)/.minilm
 	$(RUN) $(BIN)/python -m pytest -m slow --timeout=3600

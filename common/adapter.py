@@ -99,7 +99,7 @@ def digest(arrays: Arrays) -> str:
     """SHA-256 over sorted names, shapes and little-endian float32 bytes; 64 hex digits."""
     state = hashlib.sha256()
     for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name], dtype="<f4")
+        array = np.asarray(arrays[name], dtype="<f4", order="C")
         state.update(f"{name}\0{array.shape}\0".encode())
         state.update(array.tobytes())
     return state.hexdigest()

@@ -39,8 +39,12 @@ def resolve_base(base: str) -> Path:
         raise ModelError(
             f"no installed package {name!r} with a model.", where="model.base", mend=f"install {name} on this machine."
         )
-    folder = Path(base).expanduser()
-    if folder.is_dir():
+    try:
+        folder = Path(base).expanduser()
+        is_folder = folder.is_dir()
+    except (OSError, RuntimeError, ValueError):  # another user's home, a NUL, a name too long
+        is_folder = False
+    if is_folder:
         if not (folder / "config.json").is_file():
             raise ModelError(
                 "the folder has no config.json.", where=str(folder), mend="give a transformers model folder."

@@ -110,7 +110,7 @@ def content_digest(body: str, arrays: Arrays) -> str:
     """SHA-256 over the canonical body and the arrays' names, shapes and bytes; 64 hex digits."""
     state = hashlib.sha256(len(body.encode()).to_bytes(8, "big") + body.encode())
     for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name], dtype="<f4")
+        array = np.asarray(arrays[name], dtype="<f4", order="C")
         header = json.dumps([name, list(array.shape)]).encode()
         state.update(len(header).to_bytes(8, "big") + header)
         state.update(array.tobytes())

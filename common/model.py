@@ -217,20 +217,28 @@ def build_classifier(plan: Plan, folder: Path) -> Classifier:
         **_NO_DROPOUT[kind],
     )
     labels = plan.task.labels
-    with _quiet_loading():
-        if plan.model.pooling == "cls":
-            encoder, info = transformers.AutoModelForSequenceClassification.from_pretrained(
-                folder,
-                num_labels=len(labels),
-                id2label=dict(enumerate(labels)),
-                label2id={label: i for i, label in enumerate(labels)},
-                ignore_mismatched_sizes=True,  # a head for other labels is replaced
-                output_loading_info=True,
-                **settings,
-            )
-        else:
-            encoder, info = transformers.AutoModel.from_pretrained(folder, output_loading_info=True, **settings)
-    missing = {str(name) for name in info["missing_keys"]}
+    try:
+        with _quiet_loading():
+            if plan.model.pooling == "cls":
+                encoder, info = transformers.AutoModelForSequenceClassification.from_pretrained(
+                    folder,
+                    num_labels=len(labels),
+                    id2label=dict(enumerate(labels)),
+                    label2id={label: i for i, label in enumerate(labels)},
+                    ignore_mismatched_sizes=True,  # a head for other labels is replaced
+                    output_loading_info=True,
+                    **settings,
+                )
+            else:
+                encoder, info = transformers.AutoModel.from_pretrained(folder, output_loading_info=True, **settings)
+    except (OSError, RuntimeError, ValueError, ImportError) as error:
+        raise ModelError(
+            f"the weights cannot be loaded ({type(error).__name__}).", where=str(folder), mend="copy the model again."
+        ) from None
+    replaced = {str(row[0]) for row in info["mismatched_keys"]}
+    if any(not name.startswith("classifier.") for name in replaced):
+        raise ModelError("a weight has another shape than config.json says.", where=str(folder), mend="copy it again.")
+    missing = {str(name) for name in info["missing_keys"]} | replaced
     if plan.model.pooling == "mean":
         missing = {name for name in missing if "pooler" not in name}  # unused here
         if missing:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_CAP = 4.0  # times the median: a site that understates its noise gains no more than this
+_CAP = 4.0  # times the lower median: a site that understates its noise gains no more, of two sites neither
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ def aggregation_weights(kind: str, sites: Sequence[Stated]) -> list[float]:
     """One weight a site, summing to 1.
 
     uniform: 1/n. declared: in proportion to what operators declared; a site that declared none counts as the median.
-    noise: inverse variance of the stated noise, (B / (σC))², capped at 4 times the median.
+    noise: inverse variance of the stated noise, (B / (σC))², capped at 4 times the lower median.
     Raises: ValueError for another kind or no site.
 
     >>> aggregation_weights("noise", [Stated(1.0, 1.0, 10.0), Stated(2.0, 1.0, 10.0)])
@@ -41,8 +41,9 @@ def aggregation_weights(kind: str, sites: Sequence[Stated]) -> list[float]:
         if (deviations <= 0).any():  # a simulation without noise: nothing to weigh by
             raw = np.ones(len(sites))
         else:
-            raw = 1.0 / deviations**2
-            raw = np.minimum(raw, _CAP * np.median(raw))
+            relative = np.clip(deviations / deviations.max(), 1e-100, 1.0)  # no overflow, whatever is stated
+            raw = relative**-2.0
+            raw = np.minimum(raw, _CAP * np.sort(raw)[(len(raw) - 1) // 2])
     else:
         raise ValueError(f"Expected weight 'uniform', 'declared' or 'noise', got {kind!r}.")
     return [float(value) for value in raw / raw.sum()]
