@@ -35,6 +35,7 @@ class _Offer:
     """An offer that waits for its answer."""
 
     name: str
+    node: int
     until: float  # monotonic seconds
 
 
@@ -47,6 +48,7 @@ class Roster:
         self._offer = to_record(Request(body))
         self._offers: dict[str, _Offer] = {}  # on their way, by message id
         self.verdicts: dict[str, Verdict] = {}
+        self.silent: set[str] = set()  # were asked and never answered
 
     @property
     def statements(self) -> dict[str, Statement]:
@@ -67,13 +69,14 @@ class Roster:
         for message_id, offer in list(self._offers.items()):
             if now > offer.until:  # gone, or slow: it is asked again
                 del self._offers[message_id]
+                self.silent.add(offer.name)
                 self._on_event({"event": "offer", "site": offer.name, "code": "no_answer"})
         waiting = {offer.name for offer in self._offers.values()}
         asked = [node for node in grid.get_node_ids() if self.name_of(node) not in waiting and self._due(node, now)]
         messages = [grid.create_message(self._offer, MessageType.QUERY, node, "offer") for node in asked]
         for node, message_id in zip(asked, grid.push_messages(messages), strict=True):
             if message_id:
-                self._offers[message_id] = _Offer(self.name_of(node), now + _OFFER_TIMEOUT)
+                self._offers[message_id] = _Offer(self.name_of(node), node, now + _OFFER_TIMEOUT)
         self._collect(grid)
 
     def withdraw(self, name: str, code: Code) -> None:
@@ -95,6 +98,9 @@ class Roster:
             offer = self._offers.pop(message.metadata.reply_to_message_id, None)
             if offer is None:
                 continue
+            if message.metadata.src_node_id != offer.node:  # nobody agrees for another
+                self._settle(offer.name, Code.UNAVAILABLE, None)
+                continue
             reply = sound_reply(message, self._plan, 0)
             code = Code.UNAVAILABLE if reply is None else reply.code
             statement = None if reply is None else reply.body.statement
@@ -104,6 +110,7 @@ class Roster:
 
     def _settle(self, name: str, code: Code, statement: Statement | None) -> None:
         known = self.verdicts.get(name)
+        self.silent.discard(name)
         self.verdicts[name] = Verdict(code, statement or (known.statement if known else None), time.monotonic())
         epsilon = statement.epsilon if statement else None
         self._on_event({"event": "offer", "site": name, "code": str(code), "epsilon": epsilon})

@@ -191,6 +191,7 @@ class PrivetStrategy(Strategy):  # type: ignore[misc]
 
     def _absent(self, ready: dict[str, int]) -> str:
         others = [f"{name}: {v.code}" for name, v in sorted(self.roster.verdicts.items()) if name not in ready]
+        others += [f"{name}: no answer" for name in sorted(self.roster.silent)]
         return "; ".join(others) or "no other site answered"
 
     def _aggregate(self, number: int, updates: dict[str, dict[str, Floats]]) -> None:
