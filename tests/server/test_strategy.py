@@ -489,7 +489,7 @@ def test_updates_are_summed_in_one_order_whoever_answers_first(monkeypatch: pyte
             seen.append([known[digest(update.arrays)] for update in updates])
             return method.aggregate(spec, state, round, updates)  # type: ignore[no-any-return]
 
-    ran.strategy.method = Watched()  # type: ignore[assignment]
+    ran.strategy.method = Watched()
     ran.run()
     assert seen == [["a", "b", "c"]]
 
