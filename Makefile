@@ -53,12 +53,12 @@ $(VENV)/.python:
 
 $(VENV)/.dependencies: $(VENV)/.python constraints.txt pyproject.toml
 	test -z "$(TORCH_INDEX)" || $(BIN)/python -m pip install --quiet --index-url $(TORCH_INDEX) -c constraints.txt torch
-	$(BIN)/python -m pip install $(PIP_ARGS) --quiet -c constraints.txt --editable '.[simulation,dev]' \
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install $(PIP_ARGS) --quiet -c constraints.txt --editable '.[simulation,dev]' \
 	  --config-settings editable_mode=strict
 	touch $@
 
 $(LIST): $(VENV)/.dependencies
-	$(BIN)/python -m pip install $(PIP_ARGS) --quiet --no-deps --editable . --config-settings editable_mode=strict
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install $(PIP_ARGS) --quiet --no-deps --editable . --config-settings editable_mode=strict
 	rm -f $(VENV)/.files-*
 	touch $@
 

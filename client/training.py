@@ -47,6 +47,8 @@ class RoundTrainer:
         self.plan = plan
         self.method = method_for(plan)
         self.tokenizer = load_tokenizer(base)
+        # Sets the truncation now: two threads that did so at once would disturb each other.
+        tokenise([""], np.zeros(1, np.int64), np.zeros(1, np.int64), 1, self.tokenizer, plan.task.buckets)
         self.classifier: Classifier = build_classifier(plan, base)
         self.spec: AdapterSpec = self.classifier.spec
         self.frozen_features = self.method.frozen_features(self.spec)

@@ -67,5 +67,5 @@ def load_checkpoint(path: Path) -> Checkpoint:
             parts[kind][rest] = array
         state = State(parts["adapter"], parts["momentum"])  # type: ignore[arg-type]
         return Checkpoint(note["plan_digest"], note["round"], note["completed"], state, note["sampler"])
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError):
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError):
         raise ModelError("not a readable checkpoint.", where=str(path), mend="use an earlier round's.") from None

@@ -190,7 +190,11 @@ class PrivetStrategy(Strategy):  # type: ignore[misc]
             self._pause(min(left, 2.0))
 
     def _absent(self, ready: dict[str, int]) -> str:
-        others = [f"{name}: {v.code}" for name, v in sorted(self.roster.verdicts.items()) if name not in ready]
+        others = [
+            f"{name}: {'away' if verdict.code is Code.OK else verdict.code}"
+            for name, verdict in sorted(self.roster.verdicts.items())
+            if name not in ready
+        ]
         others += [f"{name}: no answer" for name in sorted(self.roster.silent)]
         return "; ".join(others) or "no other site answered"
 

@@ -1,5 +1,6 @@
 """One file, or generated text, as the data of many virtual sites and a public test set."""
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -53,7 +54,7 @@ class SimulationData:
         width = len(str(max(0, len(rows) - 1)))
         named: dict[str, Records] = {}
         for index, chosen in enumerate(rows):
-            name = f"site-{index:0{width}d}"
+            name = _plain_name(f"site-{index:0{width}d}", named)
             if spec.startswith("column:") and len(chosen):
                 name = _plain_name(self.columns[spec.removeprefix("column:")][int(chosen[0])], named)
             named[name] = self._take(chosen, labels)
@@ -62,13 +63,20 @@ class SimulationData:
     def _take(self, rows: Integers, labels: Sequence[str]) -> Records:
         known = {label: index for index, label in enumerate(labels)}
         units: dict[str, int] = {}
-        members = [units.setdefault(self.units[row], len(units)) for row in rows]
+        for row in rows:
+            units.setdefault(str(row) if self.by_record else _plain_id(self.units[row]), len(units))
+        members = [units[str(row) if self.by_record else _plain_id(self.units[row])] for row in rows]
         return Records(
             [self.texts[row] for row in rows],
             np.array([known.get(self.labels[row], UNKNOWN) for row in rows], np.int64),
             np.array(members, np.int64),
             len(units),
         )
+
+
+def _plain_id(text: str) -> str:
+    """The form in which a site compares unit ids: NFC, trimmed."""
+    return unicodedata.normalize("NFC", text).strip()
 
 
 def _plain_name(value: str, taken: Mapping[str, object]) -> str:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from privet.client.training import RoundTrainer
@@ -161,7 +162,7 @@ class Simulator:
         steps = training.horizon * training.local_steps
         sigma = 0.0
         if math.isfinite(epsilon):
-            sigma = noise_multiplier(sample_rate=rate, steps=steps, epsilon=epsilon, delta=spec.delta)
+            sigma = _sigma(rate, steps, epsilon, spec.delta)
         return TrainEvent(
             sample_rate=rate,
             noise_multiplier=sigma,
@@ -175,14 +176,17 @@ class Simulator:
     def _statement(self, event: TrainEvent | None, spec: SimulationSpec) -> Statement | None:
         if event is None:
             return None
-        return statement(
-            event,
-            self.plan.training.horizon,
-            spec.delta,
-            released=("update",),
-            guarantee=False,
-            reason=NO_GUARANTEE,
-        )
+        return _statement(event, self.plan.training.horizon, spec.delta)
+
+
+@lru_cache(maxsize=4096)
+def _sigma(rate: float, steps: int, epsilon: float, delta: float) -> float:
+    return noise_multiplier(sample_rate=rate, steps=steps, epsilon=epsilon, delta=delta)
+
+
+@lru_cache(maxsize=4096)
+def _statement(event: TrainEvent, horizon: int, delta: float) -> Statement:
+    return statement(event, horizon, delta, released=("update",), guarantee=False, reason=NO_GUARANTEE)
 
 
 def simulate(

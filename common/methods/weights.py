@@ -38,9 +38,11 @@ def aggregation_weights(kind: str, sites: Sequence[Stated]) -> list[float]:
         raw = np.array([middle if site.declared_weight is None else site.declared_weight for site in sites])
     elif kind == "noise":
         deviations = np.array([site.noise_multiplier * site.max_grad_norm / site.expected_batch for site in sites])
-        if (deviations <= 0).any():  # a simulation without noise: nothing to weigh by
+        noised = deviations[deviations > 0]
+        if not len(noised):  # a simulation without noise: nothing to weigh by
             raw = np.ones(len(sites))
         else:
+            deviations = np.where(deviations > 0, deviations, noised.min())  # stating none gains nothing
             relative = np.clip(deviations / deviations.max(), 1e-100, 1.0)  # no overflow, whatever is stated
             raw = relative**-2.0
             raw = np.minimum(raw, _CAP * np.sort(raw)[(len(raw) - 1) // 2])
