@@ -18,19 +18,18 @@ def demo(
     import sys
 
     from privet.common.cli import leave
-    from privet.common.cli.run import _terminate_as_interrupt
+    from privet.common.cli.run import stopped_by_signal
     from privet.common.errors import ConfigError
     from privet.server.live import watch
     from privet.simulations.demo import Outcome, run_demo
 
     if folder is not None and folder.exists():
         raise ConfigError("the folder exists.", where=str(folder), mend="give one that does not.")
-    _terminate_as_interrupt()
 
     def tell(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
-    with watch("privet demo", as_json=as_json) as listener:
+    with stopped_by_signal(), watch("privet demo", as_json=as_json) as listener:
         outcome: Outcome = run_demo(folder, listener, tell)
     if as_json:
         import json

@@ -3,6 +3,8 @@
 import shlex
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -32,11 +34,10 @@ def server(federation_file: FederationFile, as_json: AsJson = False, assignments
     from privet.common.config import load_federation
 
     federation = load_federation(federation_file, assignments or ())
-    _terminate_as_interrupt()
     from privet.server.app import run_server
     from privet.server.live import watch
 
-    with watch(f"privet server {federation.name}", as_json=as_json) as listener:
+    with stopped_by_signal(), watch(f"privet server {federation.name}", as_json=as_json) as listener:
         run_server(federation, federation_file, listener)
     _leave()
 
@@ -77,12 +78,11 @@ def simulate(
         given.append(f"simulation.partition={_toml(partition)}")
     federation = load_federation(federation_file, given)
     budgets = _budgets(epsilon)
-    _terminate_as_interrupt()
     from privet.server.live import watch
     from privet.simulations.run import simulate as run
 
     command = "privet " + shlex.join(sys.argv[1:])
-    with watch(f"privet simulate {federation.name} (no guarantee)", as_json=as_json) as listener:
+    with stopped_by_signal(), watch(f"privet simulate {federation.name} (no guarantee)", as_json=as_json) as listener:
         run(federation, sites=sites, epsilon=budgets, on_event=listener, runs=federation.server.runs, command=command)
 
 
@@ -101,13 +101,25 @@ def _toml(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-def _terminate_as_interrupt() -> None:
-    """SIGTERM unwinds like Ctrl-C, so that connections and files are closed."""
+@contextmanager
+def stopped_by_signal() -> Iterator[None]:
+    """Ctrl-C and SIGTERM unwind, so that connections, files and child processes are closed.
+
+    Raises: RunError where one came.
+    """
 
     def interrupt(_number: int, _frame: object) -> None:
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, interrupt)
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    except KeyboardInterrupt:
+        from privet.common.errors import RunError
+
+        raise RunError("stopped by the operator.", mend="start it again.") from None
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def _leave() -> None:

@@ -119,7 +119,9 @@ def test_a_killed_site_is_named_and_rejoins(tmp_path: Path) -> None:
 
 
 def test_refusals_and_faults_are_told_where_the_person_sits(tmp_path: Path) -> None:
-    deployment = Deployment(tmp_path / "d", ("clinic", "ward"), {"min_sites = 2": "min_sites = 1"})
+    deployment = Deployment(
+        tmp_path / "d", ("clinic", "ward"), {"min_sites = 2": "min_sites = 1", "wait = 3600.0": "wait = 250.0"}
+    )
     try:
         stranger = deployment.folder / "ward"
         (deployment.home / "sites" / "ward.pub").unlink()
