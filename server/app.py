@@ -1,13 +1,16 @@
 """The launch: builds the parts, runs the rounds, writes the run folder, tells the sites to finish."""
 
+import fcntl
+import os
 import shlex
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 from privet.common.base import checked_base
-from privet.common.config import Federation
-from privet.common.errors import ConfigError
+from privet.common.config import Federation, ServerSpec
+from privet.common.errors import ConfigError, TransportError
 from privet.common.methods import method_for
 from privet.common.model import build_classifier, initial_arrays, load_tokenizer
 from privet.server.enrolment import is_invite_stale, load_certificates, load_sites
@@ -37,18 +40,20 @@ def run_server(federation: Federation, file: Path, on_event: Listener) -> Path:
     if public is not None:
         evaluate = PublicEvaluator(plan, classifier, load_tokenizer(base), *public, frozen)
 
-    server.state.mkdir(parents=True, exist_ok=True)
-    fleet = Fleet(
-        address=server.address, certificates=certificates, database=server.state / "fleet.sqlite", allowed=allowed
-    )
-    folder = RunFolder.new(server.runs, plan)
-
-    def listen(event: Event) -> None:
-        folder.record({"time": round(time.time(), 3), **event})
-        on_event(event)
-
-    try:
+    with ExitStack() as stack:
+        stack.callback(os.close, _lock(server))
+        fleet = Fleet(
+            address=server.address, certificates=certificates, database=server.state / "fleet.sqlite", allowed=allowed
+        )
+        stack.callback(fleet.close)
         fleet.start()
+        folder = RunFolder.new(server.runs, plan)
+        stack.callback(folder.close)
+
+        def listen(event: Event) -> None:
+            folder.record({"time": round(time.time(), 3), **event})
+            on_event(event)
+
         listen({"event": "listening", "address": server.address, "port": fleet.port, "sites": sorted(allowed.values())})
         if is_invite_stale(file.parent / "invite.toml", plan):
             text = "invite.toml names another plan than this one: run `privet init invite` and send it to the sites."
@@ -80,9 +85,26 @@ def run_server(federation: Federation, file: Path, on_event: Listener) -> Path:
         )
         listen({"event": "finished", "run": str(folder.path.resolve()), "rounds": strategy.completed})
         return folder.path
-    finally:
-        fleet.close()
-        folder.close()
+
+
+def _lock(server: ServerSpec) -> int:
+    """One server a state folder: a second one would end the first one's run in the database they share.
+
+    Raises: TransportError.
+    """
+    server.state.mkdir(parents=True, exist_ok=True)
+    path = server.state / "server.lock"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # let go by the system, however this process ends
+    except OSError:
+        os.close(descriptor)
+        raise TransportError(
+            f"a server for {server.address} is running already.",
+            where=str(path),
+            mend="stop it first, or give this one its own [server] state, runs and address.",
+        ) from None
+    return descriptor
 
 
 def _pause(fleet: Fleet, sites: Path, on_event: Listener) -> Callable[[float], None]:

@@ -39,10 +39,13 @@ def in_words(code: object) -> str:
     return _WORDS.get(str(code), str(code))
 
 
+_UNSEEN = "not seen yet"
+
+
 @dataclass
 class _Site:
     online: bool = False
-    state: str = "not seen yet"
+    state: str = _UNSEEN
     epsilon: float | None = None
     rounds: int = 0
 
@@ -85,7 +88,10 @@ class View:
         for name, site in self.sites.items():
             site.online = name in event["sites"]
         for name in event["sites"]:
-            self.site(name).online = True
+            site = self.site(name)
+            site.online = True
+            if site.state == _UNSEEN:
+                site.state = "preparing"
 
     def _on_waiting(self, event: dict[str, Any]) -> str:
         self.status = f"round {event['round']}: {len(event['ready'])} of {event['needed']} needed sites are ready"

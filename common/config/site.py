@@ -58,7 +58,6 @@ class ResourcesSpec(Table):
     """What this machine gives."""
 
     threads: Annotated[int, Field(ge=1, le=1024)] = 1
-    device: Literal["cpu", "cuda"] = "cpu"
 
 
 class MembershipSpec(Table):
