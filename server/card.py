@@ -20,7 +20,7 @@ NOT_COVERED = (
     "A site whose computer is compromised.",
     "A site that lies in order to spoil the model.",
     "When a site was online, how long it took, and when it dropped out.",
-    "A site whose ledger was rolled back together with every copy of its newest entry.",
+    "A site whose ledger was restored from an older copy.",
     "Settings chosen from private results outside the ledger.",
     "Attacks on the rounding of floating-point noise: it is rounded to a public grid, which is a mitigation, not an "
     "exact discrete mechanism.",
