@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from privet.client.gradients import GradientEngine, Members
+from privet.client.gradients import GradientEngine
+from privet.client.unit_gradients import Members
 from privet.common.adapter import Floats
 from privet.common.examples import Examples
 from privet.common.privacy.events import TrainEvent

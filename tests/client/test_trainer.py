@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from scipy import stats
 from torch import nn
 
-from privet.client.gradients import Dense
 from privet.client.trainer import TrainSpec, clipped_sum, train
 from privet.client.training import RoundTrainer
+from privet.client.unit_gradients import Dense
 from privet.common.config import Plan
 from privet.common.examples import TokenExamples, Units, tokenise
 from privet.common.model import build_classifier
