@@ -92,12 +92,13 @@ def test_prediction_with_the_result(finished: tuple[Deployment, Tap, Path]) -> N
 
 def test_a_killed_site_is_named_and_rejoins(tmp_path: Path) -> None:
     """SIGKILL in a round: the run goes on, the ledger covers what may have been spent, the site comes back."""
-    slow = {"local_steps = 5": "local_steps = 100", "rounds = 40": "rounds = 6", "timeout = 600.0": "timeout = 12.0"}
+    slow = {"local_steps = 5": "local_steps = 150", "rounds = 40": "rounds = 12", "timeout = 600.0": "timeout = 12.0"}
     deployment = Deployment(tmp_path / "d", ("clinic", "ward", "lab"), slow)
     try:
         server = deployment.server()
         clients = {name: deployment.client(name) for name in deployment.sites}
-        clients["lab"].until(lambda event: event["event"] == "training")
+        whole = server.until(lambda event: event["event"] == "round_started" and len(event["cohort"]) == 3)["round"]
+        clients["lab"].until(lambda event: event["event"] == "training" and f"round {whole} " in event["text"])
         clients["lab"].kill()
         missed = server.until(
             lambda event: event["event"] == "round" and "lab" in event["missing"] + list(event["failed"])
@@ -107,7 +108,9 @@ def test_a_killed_site_is_named_and_rejoins(tmp_path: Path) -> None:
         assert any(event["round"] == missed["round"] for event in document["events"])
         assert document["spent"]["epsilon"] > 0
         again = deployment.client("lab")
-        back = server.until(lambda event: event["event"] == "round" and "lab" in event["answered"])
+        back = server.until(
+            lambda event: event["event"] == "round" and "lab" in event["answered"] and event["round"] > missed["round"]
+        )
         assert back["round"] > missed["round"]
         assert server.wait() == 0
         assert again.wait() == 0
