@@ -69,9 +69,9 @@ def main() -> None:
 
 
 def leave(code: int) -> None:
-    """Exit. Flower's threads can outlive a broken connection, so the process ends hard once all is flushed."""
+    """Exit. Threads of the libraries can outlive a broken connection or a run, so it ends hard once all is flushed."""
     sys.stdout.flush()
     sys.stderr.flush()
-    if "privet.client.link" in sys.modules or "privet.server.fleet" in sys.modules:
+    if {"privet.client.link", "privet.server.fleet", "privet.simulations.run"} & sys.modules.keys():
         os._exit(code)
     sys.exit(code)
