@@ -1,47 +1,60 @@
 """The heart of a site: one request in, one reply out, every rule in between.
 
-Codes are functions of plan, request, ledger and site file. The records were read before anything connected; nothing
-that happens while they are computed on changes a code.
+An agent serves one federation of its site file and hears of no other one's plans. Codes are functions of plan, request,
+ledger and site file. The records were read before anything connected; nothing that happens while they are computed on
+changes a code.
 """
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 
 from privet.client.data import Records
-from privet.client.ledger import Ledger, LedgerError, PlanRow, Stored
-from privet.client.policy import Admission, admit, describe, recheck, statement_for
-from privet.client.training import RoundTrainer
-from privet.common import adapter
-from privet.common.base import checked_base
+from privet.client.describe import describe
+from privet.client.evaluation import counts
+from privet.client.head import seal, unseal
+from privet.client.ledger import Kind, Ledger, LedgerError, PlanRow, Stored
+from privet.client.ledger_evidence import MEND
+from privet.client.ledger_rows import allow_column
+from privet.client.policy import Admission, Committed, admit, recheck, statement_for
+from privet.client.preparation import Prepared, prepare
+from privet.client.rules import allow_release
+from privet.client.update_size import local_base, update_bytes
+from privet.common.adapter import Floats
 from privet.common.config import Plan, Site, parse_plan
-from privet.common.errors import Code, ConfigError, ModelError, PrivetError, RefusedError, WireError
-from privet.common.examples import Examples
-from privet.common.messages import FinishBody, OfferBody, Reply, ReplyBody, Request, TrainBody, pack, unpack
-from privet.common.model import initial_arrays
+from privet.common.errors import Code, ConfigError, PrivetError, RefusedError, WireError
+from privet.common.messages import (
+    COUNTS,
+    EvaluateBody,
+    FinishBody,
+    OfferBody,
+    Reply,
+    ReplyBody,
+    Request,
+    RequestBody,
+    TrainBody,
+    pack,
+    unpack,
+)
 from privet.common.privacy.noise import NoiseSource, SecureNoise
+from privet.common.privacy.statement import Statement
 
 LOG = logging.getLogger("privet.client")
 
 Tell = Callable[[str, str], None]  # (kind, words for the operator)
 
 
-@dataclass(frozen=True)
-class _Prepared:
-    """A plan's model and this site's examples for it."""
-
-    digest: str
-    trainer: RoundTrainer
-    examples: Examples
-    initial_digest: str
-
-
 class Agent:
-    """One site's agent. `finished` turns true when a plan that it serves is over, `held` says why it waits."""
+    """One site's agent in one federation.
 
-    def __init__(self, site: Site, records: Records, ledger: Ledger, tell: Tell) -> None:
-        self._site, self._records, self._ledger, self._tell = site, records, ledger, tell
-        self._prepared: _Prepared | None = None
+    `finished` turns true when a plan that it serves is over, `held` says why it waits.
+    """
+
+    def __init__(self, site: Site, federation: str, records: Records, ledger: Ledger, tell: Tell) -> None:
+        self._site, self._federation, self._records = site, federation, records
+        self._ledger, self._tell = ledger, tell
+        self._prepared: Prepared | None = None
+        self._sizes: dict[str, int | None] = {}  # of an update, by the digest of the latest plan described
         self.finished = False
         self.held: Code | None = None  # PENDING or a refusal: the latest verdict on a plan that is not served
 
@@ -66,25 +79,26 @@ class Agent:
 
     def _answer(self, request: Request, noise: NoiseSource) -> Reply:
         body = request.body
-        round = body.round if isinstance(body, TrainBody) else 0
         try:
             if isinstance(body, OfferBody):
                 return self._offer(body)
             if isinstance(body, TrainBody):
                 return self._train(request, body, noise)
+            if isinstance(body, EvaluateBody):
+                return self._evaluate(request, body, noise)
             return self._finish(body)
         except RefusedError as error:
             self._tell("refused", str(error))
-            return _reply(error.code, body.plan_digest, round)
+            return self._refusal(error.code, body)
         except WireError as error:
             self._tell("refused", f"a malformed request: {error}")
-            return _reply(Code.BAD_REQUEST, body.plan_digest, round)
+            return self._refusal(Code.BAD_REQUEST, body)
         except PrivetError as error:
             self._tell("error", str(error))
         except Exception as error:  # fails closed: a fixed code and nothing else leaves
             LOG.exception("unforeseen")
             self._tell("error", f"{type(error).__name__} while answering; see the log.")
-        return _reply(Code.UNAVAILABLE, body.plan_digest, round)
+        return self._refusal(Code.UNAVAILABLE, body)
 
     # Offers
 
@@ -95,13 +109,20 @@ class Agent:
             raise WireError(f"the plan is not of this version's form: {error}") from None
         if plan.digest != body.plan_digest or plan.canonical() != body.plan:
             raise WireError("the plan's digest is not that of its text")
+        if plan.name != self._federation:
+            raise RefusedError(
+                Code.REFUSED_POLICY,
+                f"the server of federation {self._federation} offers a plan of another federation.",
+                mend="each server serves the federation whose table names its address.",
+            )
+        self._stand_by(body)
         admission = self._judge(plan)
         if admission.decision != "approved":
             if self._prepared is None:  # a site that serves an approved plan goes on serving it
                 self.held = admission.code
-            self._tell(admission.decision, "\n".join(describe(plan, admission, self._site, None)))
-            return _reply(admission.code, plan.digest)
-        prepared = self._prepare(plan)
+            self._tell(admission.decision, "\n".join(self._words(plan, admission)))
+            return self._reply(admission.code, plan.digest)
+        prepared = self._prepare(plan, admission)
         if prepared.initial_digest != body.adapter_digest:
             raise RefusedError(
                 Code.ADAPTER_MISMATCH,
@@ -110,72 +131,137 @@ class Agent:
             )
         self.held, self.finished = None, False
         self._tell("approved", f"plan {plan.digest[:16]} of federation {plan.name}: taking part.")
-        return Reply(ReplyBody(code=Code.OK, plan_digest=plan.digest, statement=statement_for(admission, self._site)))
+        return self._reply(Code.OK, plan.digest, statement=statement_for(admission, self._site, plan))
+
+    def _stand_by(self, body: OfferBody) -> None:
+        """Hold the ledger against the newest state of it that the server saw.
+
+        Raises: RefusedError with LEDGER_BEHIND where it was put back to an older copy; WireError for a forged head.
+        """
+        if body.head is not None:
+            self._ledger.meet(unseal(body.head, self._site.data.id))
+        for evidence in self._ledger.behind():
+            raise RefusedError(Code.LEDGER_BEHIND, str(evidence), where="the ledger", mend=MEND)
+
+    def _words(self, plan: Plan, admission: Admission) -> list[str]:
+        """For the operator. No folder that only the server names is looked at: how long it takes would tell of it."""
+        if plan.digest not in self._sizes:
+            own = self._site.federation[plan.name].base is not None or plan.model.base.startswith("package:")
+            self._sizes = {plan.digest: update_bytes(plan, local_base(plan, self._site)) if own else None}
+        size = self._sizes[plan.digest]
+        return describe(plan, admission, self._site, update_bytes=size, known=self._ledger.latest(plan))
 
     def _judge(self, plan: Plan) -> Admission:
         row = self._ledger.plan(plan.digest)
         committed = self._ledger.committed(plan.name)
         if row is None or row.admission.decision != "approved":
             return self._ledger.record_plan(plan, admit(plan, self._site, committed), self._site).admission
-        recheck(plan, row.admission, self._site, committed)
+        self._recheck(row, plan, committed)
         return row.admission
 
-    def _prepare(self, plan: Plan) -> _Prepared:
+    def _recheck(self, row: PlanRow, plan: Plan, committed: Committed) -> None:
+        allow_column(self._site.data.unit, row.unit_column)
+        recheck(plan, row.admission, self._site, committed)
+
+    def _prepare(self, plan: Plan, admission: Admission) -> Prepared:
         if self._prepared is None or self._prepared.digest != plan.digest:
             self._prepared = None  # one model in memory at a time
             self._tell("preparing", f"reading the base model and {len(self._records.texts)} records for {plan.name}.")
-            base = self._site.federation[plan.name].base or plan.model.base
-            try:
-                folder = checked_base(base, plan.model.sha256)
-                trainer = RoundTrainer(plan, folder)
-            except ModelError as error:
-                raise RefusedError(Code.BASE_MISMATCH, error.what, where=error.where, mend=error.mend) from None
-            labelled = self._records.relabel(plan.task.labels, self._site.data.label_map)
-            initial = adapter.digest(initial_arrays(trainer.classifier))
-            self._prepared = _Prepared(plan.digest, trainer, trainer.prepare(labelled), initial)
+            self._prepared = prepare(plan, admission, self._site, self._records)
         return self._prepared
 
-    # Rounds
+    # Rounds and evaluations
 
     def _train(self, request: Request, body: TrainBody, noise: NoiseSource) -> Reply:
         row = self._approved(body.plan_digest)
         plan, event = row.plan, row.admission.event
         assert event is not None  # an approved plan has one
-        recheck(plan, row.admission, self._site, self._ledger.committed(plan.name))
-        prepared = self._prepare(plan)
-        prepared.trainer.spec.only(self._sent(prepared, body.round)).check(request.arrays)
-        reservation = self._ledger.reserve(plan.digest, body.round, "train", request.sha256)
-        if isinstance(reservation, Stored):
-            self._tell("replayed", f"round {body.round}: the same request again; the stored reply is sent.")
-            return _stored(reservation)
-        self._tell("training", f"round {body.round} of {plan.training.rounds}: {event.steps} steps.")
-        update = prepared.trainer.update(request.arrays, prepared.examples, body.round, event, noise)
-        reply = Reply(ReplyBody(code=Code.OK, plan_digest=plan.digest, round=body.round), update)
-        self._ledger.store(reservation.event_id, pack(reply))  # durable before it is sent
-        self._tell("trained", f"round {body.round} of {plan.training.rounds}: done, the noised update is on its way.")
+        prepared = self._ready(row, request, body.round)
+
+        def update() -> dict[str, Floats]:
+            self._tell("training", f"round {body.round} of {plan.training.rounds}: {event.steps} steps.")
+            return prepared.trainer.update(request.arrays, prepared.train, body.round, event, noise)
+
+        reply = self._once(request, body, "train", update)
+        self._tell("trained", f"round {body.round} of {plan.training.rounds}: the noised update is on its way.")
         return reply
+
+    def _evaluate(self, request: Request, body: EvaluateBody, noise: NoiseSource) -> Reply:
+        row = self._approved(body.plan_digest)
+        event = row.admission.evaluation
+        if event is None:
+            raise RefusedError(
+                Code.REFUSED_POLICY, "metrics are asked for that this plan was not approved with.", where=_where(row)
+            )
+        allow_release(event, self._site, self._federation)
+        prepared = self._ready(row, request, body.after)
+
+        def measured() -> dict[str, Floats]:
+            self._tell("evaluating", f"evaluation {body.round} of {row.admission.num_evaluations}: {event.release}.")
+            return {COUNTS: counts(prepared.trainer, request.arrays, prepared.validation, event, noise)}
+
+        reply = self._once(request, body, "evaluate", measured)
+        self._tell("evaluated", f"evaluation {body.round}: the noised counts are on their way.")
+        return reply
+
+    def _once(
+        self, request: Request, body: TrainBody | EvaluateBody, kind: Kind, compute: Callable[[], dict[str, Floats]]
+    ) -> Reply:
+        """Reserve (durable), compute, store (durable); the same request again gets the stored reply."""
+        reservation = self._ledger.reserve(body.plan_digest, body.round, kind, request.sha256)
+        if isinstance(reservation, Stored):
+            self._tell("replayed", f"{kind} {body.round}: the same request again; the stored reply is sent.")
+            return self._headed(_stored(reservation))
+        reply = Reply(ReplyBody(code=Code.OK, plan_digest=body.plan_digest, round=body.round), compute())
+        self._ledger.store(reservation.event_id, pack(reply))  # durable before it is sent
+        return self._headed(reply)
+
+    def _ready(self, row: PlanRow, request: Request, round: int) -> Prepared:
+        """What an approved plan's request needs, after every check that comes before a reservation."""
+        plan = row.plan
+        self._recheck(row, plan, self._ledger.committed(plan.name))
+        prepared = self._prepare(plan, row.admission)
+        prepared.received(round).check(request.arrays)
+        return prepared
 
     def _approved(self, digest: str) -> PlanRow:
         row = self._ledger.plan(digest)
-        if row is None:
+        if row is None or row.federation != self._federation:
             raise RefusedError(Code.UNKNOWN_PLAN, "a request for a plan that was never offered.")
         if row.admission.decision != "approved" or row.admission.event is None:
             code = Code.PENDING if row.admission.decision == "pending" else row.admission.code
-            raise RefusedError(code, "a request for a plan that is not approved.", where=f"plan {digest[:16]}")
+            raise RefusedError(code, "a request for a plan that is not approved.", where=_where(row))
         return row
 
-    @staticmethod
-    def _sent(prepared: _Prepared, round: int) -> tuple[str, ...]:
-        method = prepared.trainer.method
-        return tuple(method.broadcast(prepared.trainer.spec, method.init(prepared.trainer.classifier.read()), round))
-
     def _finish(self, body: FinishBody) -> Reply:
-        row = self._ledger.plan(body.plan_digest)
-        if row is None or row.admission.decision != "approved":
-            raise RefusedError(Code.UNKNOWN_PLAN, "the end of a plan that this site does not serve.")
+        self._approved(body.plan_digest)
         self.finished = True
         self._tell("finished", f"plan {body.plan_digest[:16]} is over.")
-        return _reply(Code.OK, body.plan_digest)
+        return self._reply(Code.OK, body.plan_digest)
+
+    # Replies
+
+    def _headed(self, reply: Reply) -> Reply:
+        """With the ledger's head as it is now: the envelope of every reply, and not part of what is stored."""
+        head = seal(self._ledger.head(), self._site.data.id)
+        return replace(reply, body=reply.body.model_copy(update={"head": head}))
+
+    def _reply(self, code: Code, plan_digest: str, round: int = 0, statement: Statement | None = None) -> Reply:
+        return self._headed(Reply(ReplyBody(code=code, plan_digest=plan_digest, round=round, statement=statement)))
+
+    def _refusal(self, code: Code, body: RequestBody) -> Reply:
+        """A code and the ledger's head; without the head where the ledger cannot be read."""
+        round = body.round if isinstance(body, TrainBody | EvaluateBody) else 0
+        try:
+            return self._reply(code, body.plan_digest, round)
+        except Exception as error:
+            LOG.exception("the ledger cannot be read")
+            self._tell("error", f"{type(error).__name__} while reading the ledger; see the log.")
+            return Reply(ReplyBody(code=Code.UNAVAILABLE, plan_digest=body.plan_digest, round=round))
+
+
+def _where(row: PlanRow) -> str:
+    return f"plan {row.digest[:16]}"
 
 
 def _stored(reservation: Stored) -> Reply:
@@ -184,7 +270,3 @@ def _stored(reservation: Stored) -> Reply:
         return unpack(reservation.reply)
     except WireError as error:
         raise LedgerError(f"a stored reply cannot be read: {error}", mend="restore the newest sound copy.") from None
-
-
-def _reply(code: Code, plan_digest: str, round: int = 0) -> Reply:
-    return Reply(ReplyBody(code=code, plan_digest=plan_digest, round=round))

@@ -1,21 +1,25 @@
-"""The agent's process: data first, then the connection; drains on SIGTERM; exits 0, 1 or 3."""
+"""The agent's process: data first, then a connection for each federation; drains on SIGTERM; exits 0, 1 or 3."""
 
 import logging
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from types import FrameType
 
+from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.app import RecordDict
 
+from privet.client import twins
 from privet.client.agent import Agent
 from privet.client.data import Records, load_records
 from privet.client.ledger import Ledger, ledger_path
+from privet.client.ledger_evidence import MEND
 from privet.client.link import serve
 from privet.common.config import Site
-from privet.common.errors import Code, ConfigError, RefusedError, WireError
+from privet.common.errors import Code, ConfigError, RefusedError, TransportError, WireError
 from privet.common.keys import load_site_key
 from privet.common.messages import Reply, ReplyBody, parse_request, to_record
 from privet.common.privacy.noise import SecureNoise
@@ -26,48 +30,93 @@ Listener = Callable[[dict[str, object]], None]
 
 
 def run_client(site: Site, on_event: Listener) -> None:
-    """Serve the site's federation until it is over, a signal comes, or a plan is refused or lies pending.
+    """Serve the site's federations until each is over, a signal comes, or a plan is refused or lies pending.
 
-    Data faults, a missing key and a second agent are found here, before connecting.
+    Data faults, a missing key, a second agent and a ledger that was put back to an older copy are found here, before
+    connecting. One federation that cannot be reached does not stop another.
     Raises: DataError, ConfigError, LedgerError, TransportError; RefusedError (exit 3).
     """
     import torch
 
     torch.set_num_threads(site.resources.threads)
-    membership = site.membership
     records = load_records(site, None)
+    doors = {name: _door(site, name) for name in site.federation}
+    path = ledger_path(site.data.id)
+    with Ledger.open(path, agent=True) as ledger:
+        _refuse_behind(ledger)
+        twins.note(path, site.data.source, records.texts)
+        for line in twins.warnings(path, site.data.source, records.texts):
+            on_event({"event": "warning", "text": line})
+        on_event(_budget(site, ledger))
+        turn = threading.Lock()
+        serving = [_Serving(site, name, records, ledger, turn, on_event) for name in doors]
+        with _stop_on_signals([one.stop for one in serving]), ThreadPoolExecutor(len(serving)) as pool:
+            ends = [pool.submit(one.serve, *doors[one.federation]) for one in serving]
+            while not all(end.done() for end in ends):  # in short waits: signals are handled in this thread
+                wait(ends, timeout=0.2)
+        on_event(_budget(site, ledger))
+        for end in ends:
+            end.result()
+        for one in serving:
+            one.conclude()
+
+
+def _door(site: Site, name: str) -> tuple[bytes, ec.EllipticCurvePrivateKey]:
+    """What opens a federation's server: its CA (PEM) and this site's key."""
+    membership = site.federation[name]
     key = load_site_key(membership.key)
     try:
-        ca = membership.ca.read_bytes()
+        return membership.ca.read_bytes(), key
     except OSError:
-        name = next(iter(site.federation))
         raise ConfigError(
             "the CA certificate cannot be read.",
             where=f"{membership.ca} (federation.{name}.ca)",
             mend="give the ca.crt that came with the invitation.",
         ) from None
-    with Ledger.open(ledger_path(site.data.id), agent=True) as ledger, _stop_on_signals() as stop:
-        on_event(_budget(site, ledger))
-        agent = _Serving(site, records, ledger, stop, on_event)
-        serve(
-            address=membership.address,
-            ca=ca,
-            key=key,
-            answer=agent.answer,
-            stop=stop,
-            on_event=lambda event, text: on_event({"event": "link", "state": str(event), "text": text}),
-        )
-        on_event(_budget(site, ledger))
-        agent.conclude()
+
+
+def _refuse_behind(ledger: Ledger) -> None:
+    for evidence in ledger.behind():
+        raise RefusedError(Code.LEDGER_BEHIND, str(evidence), where="the ledger", mend=MEND)
 
 
 class _Serving:
-    """Between the link's records and the agent's requests: parses strictly, passes secure noise, ends the process."""
+    """Between one link's records and the agent's requests: parses strictly, passes secure noise, ends the link.
 
-    def __init__(self, site: Site, records: Records, ledger: Ledger, stop: threading.Event, on_event: Listener) -> None:
-        self._site, self._ledger, self._stop, self._on_event = site, ledger, stop, on_event
+    turn: held while a request is answered, so that the federations of a site take turns on its machine.
+    """
+
+    def __init__(
+        self,
+        site: Site,
+        federation: str,
+        records: Records,
+        ledger: Ledger,
+        turn: threading.Lock,
+        on_event: Listener,
+    ) -> None:
+        self.federation, self.stop = federation, threading.Event()
+        self._site, self._ledger, self._turn, self._on_event = site, ledger, turn, on_event
         self._noise = SecureNoise()
-        self._agent = Agent(site, records, ledger, self._tell)
+        self._agent = Agent(site, federation, records, ledger, self._tell)
+
+    def serve(self, ca: bytes, key: ec.EllipticCurvePrivateKey) -> None:
+        """Raises: TransportError; it is told at once, for the other federations go on."""
+        try:
+            serve(
+                address=self._site.federation[self.federation].address,
+                ca=ca,
+                key=key,
+                answer=self.answer,
+                stop=self.stop,
+                on_event=lambda event, text: self._on_event(
+                    {"event": "link", "federation": self.federation, "state": str(event), "text": self._named(text)}
+                ),
+            )
+        except TransportError as error:
+            if len(self._site.federation) > 1:
+                self._tell("error", str(error))
+            raise
 
     def answer(self, record: RecordDict) -> RecordDict:
         try:
@@ -75,9 +124,10 @@ class _Serving:
         except WireError as error:
             self._tell("refused", f"a malformed request: {error}")
             return to_record(Reply(ReplyBody(code=Code.BAD_REQUEST, plan_digest="0" * 64)))
-        reply = self._agent.answer(request, self._noise)
+        with self._turn:
+            reply = self._agent.answer(request, self._noise)
         if not self._site.stay and (self._agent.finished or self._agent.held is not None):
-            self._stop.set()  # after this reply is on its way
+            self.stop.set()  # after this reply is on its way
         return to_record(reply)
 
     def conclude(self) -> None:
@@ -88,12 +138,16 @@ class _Serving:
             raise RefusedError(
                 held,
                 "the plan lies pending." if waiting else "the plan was refused; the reason stands above.",
+                where=f"federation {self.federation}",
                 mend="read it, approve it with `privet approve`, start the client again." if waiting else "",
             )
 
+    def _named(self, text: str) -> str:
+        return f"{self.federation}: {text}" if len(self._site.federation) > 1 and text else text
+
     def _tell(self, kind: str, text: str) -> None:
-        self._on_event({"event": kind, "text": text})
-        if kind in ("trained", "approved"):
+        self._on_event({"event": kind, "federation": self.federation, "text": self._named(text)})
+        if kind in ("trained", "evaluated", "approved"):
             self._on_event(_budget(self._site, self._ledger))
 
 
@@ -111,18 +165,20 @@ def _budget(site: Site, ledger: Ledger) -> dict[str, object]:
 
 
 @contextmanager
-def _stop_on_signals() -> Iterator[threading.Event]:
+def _stop_on_signals(stops: Sequence[threading.Event]) -> Iterator[None]:
     """SIGTERM and SIGINT ask for an orderly end; a second one ends at once (the ledger is durable at any time)."""
-    stop = threading.Event()
 
     def ask(number: int, _frame: FrameType | None) -> None:
-        if stop.is_set():
+        if asked.is_set():
             os._exit(128 + number)
-        stop.set()
+        asked.set()
+        for stop in stops:
+            stop.set()
 
+    asked = threading.Event()
     previous = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield stop
+        yield
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

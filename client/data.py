@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from privet.client.report import DataReport, RowNumbers, Spread
+from privet.client.split import beyond_limit, point, split_key, taken, trains
 from privet.common.config import Site
 from privet.common.errors import DataError
 from privet.common.tables import read_columns
@@ -31,7 +32,7 @@ class Records:
 
     texts: [N]. labels: int64 [N], an index into the plan's labels, or UNKNOWN: the record stays and contributes zero.
     units: int64 [N], dense, 0 ≤ unit < num_units; numbered by first appearance and never sent.
-    report: for the operator only.
+    report: for the operator only; of the whole data set.
     """
 
     texts: list[str]
@@ -40,6 +41,29 @@ class Records:
     num_units: int
     report: DataReport
     local_labels: list[str]  # [N], NFC, trimmed: as the file has them
+    points: npt.NDArray[np.uint64]  # [num_units], each unit's place in [0, 1) by a keyed hash of its id
+
+    def split(self, train_fraction: float) -> tuple["Records", "Records"]:
+        """The records of the units that train, and those of the validation units; units are numbered anew in each.
+
+        Where a unit goes is a function of its id, the data set's id and the fraction alone. With `data.person` all
+        units of one person go together. At 1 every unit trains.
+        """
+        chosen = trains(self.points, train_fraction)
+        return self._of(chosen), self._of(~chosen)
+
+    def _of(self, chosen: npt.NDArray[np.bool_]) -> "Records":
+        """The records of the chosen units (bool [num_units]), in their order."""
+        kept, units = taken(self.units, chosen)
+        return replace(
+            self,
+            texts=[self.texts[index] for index in kept],
+            labels=_fixed(self.labels[kept]),
+            units=_fixed(units),
+            num_units=int(chosen.sum()),
+            local_labels=[self.local_labels[index] for index in kept],
+            points=self.points[chosen],
+        )
 
     def relabel(self, labels: Sequence[str], label_map: Mapping[str, str]) -> "Records":
         """The same records under a plan's labels; the report stays that of the first reading.
@@ -61,7 +85,8 @@ def load_records(site: Site, labels: Sequence[str] | None, *, allow_empty: bool 
 
     A local label becomes a plan label by `data.label_map`, else as it stands; both are compared in NFC, trimmed. Unit
     ids are text, NFC, trimmed. With `unit = "record"` the id is an HMAC of text and label, so that duplicates are one
-    unit. Rows without a unit, excluded rows and rows without text are dropped and counted, in this order.
+    unit; with `data.person` duplicates of one person are. Rows without a unit (or person), excluded rows, rows without
+    text and those beyond `data.max_per_person` are dropped and counted, in this order.
 
     Raises: DataError for what the operator must mend; for no usable row, unless `allow_empty`.
     """
@@ -71,14 +96,25 @@ def load_records(site: Site, labels: Sequence[str] | None, *, allow_empty: bool 
         mend = "name a unit column, or remove data.exclude and take those rows out of the file."
         raise DataError('with unit = "record" no record has an id to exclude.', where="data.exclude", mend=mend)
     excluded = read_exclude(data.exclude) if data.exclude is not None else frozenset()
-    columns = [data.text, data.label] + ([] if data.unit == RECORD else [data.unit])
+    owner = data.person if data.unit == RECORD else data.unit  # the column that says whose a row is
+    columns = list(dict.fromkeys([data.text, data.label] + ([] if owner is None else [owner])))
     table = read_columns(data.source, columns, format=data.format, encoding=data.encoding)
 
-    kept = _Kept(bytes.fromhex(data.id), known, excluded)
-    units = table.columns[data.unit] if data.unit != RECORD else [None] * len(table.rows)
-    texts, local_labels = table.columns[data.text], table.columns[data.label]
-    for row, text, label, unit in zip(table.rows, texts, local_labels, units, strict=True):
-        kept.add(row, text or "", _plain(label or ""), None if data.unit == RECORD else _plain(unit or ""))
+    secret = bytes.fromhex(data.id)
+    texts = [text or "" for text in table.columns[data.text]]
+    local_labels = [_plain(label or "") for label in table.columns[data.label]]
+    contents = [
+        _content(secret, text, label) if text.strip() else None for text, label in zip(texts, local_labels, strict=True)
+    ]
+    owners = None if owner is None else [_plain(name or "") for name in table.columns[owner]]
+    over = np.zeros(len(table.rows), np.bool_)
+    if data.max_per_person is not None and owners is not None:
+        over = beyond_limit(secret, owners, contents, data.max_per_person)
+
+    kept = _Kept(split_key(secret), known, excluded, by_record=data.unit == RECORD)
+    for index, row in enumerate(table.rows):
+        name = None if owners is None else owners[index]
+        kept.add(row, texts[index], local_labels[index], name, contents[index], over=bool(over[index]))
 
     records = kept.records(site, labels or (), table.unreadable, len(table.rows) + len(table.unreadable))
     if not records.texts and not allow_empty:
@@ -138,32 +174,38 @@ def _known_labels(label_map: Mapping[str, str], labels: Sequence[str]) -> dict[s
 class _Kept:
     """Takes the rows one by one; what becomes of a row depends on that row alone."""
 
-    def __init__(self, key: bytes, known: Mapping[str, int], excluded: frozenset[str]) -> None:
-        self.key, self.known, self.excluded = key, known, excluded
+    def __init__(
+        self, split_key: bytes, known: Mapping[str, int], excluded: frozenset[str], *, by_record: bool
+    ) -> None:
+        self.split_key, self.known, self.excluded, self.by_record = split_key, known, excluded, by_record
         self.texts: list[str] = []
         self.labels: list[int] = []
         self.local_labels: list[str] = []
         self.members: list[int] = []
-        self.units: dict[str | bytes, int] = {}
+        self.units: dict[str | bytes | tuple[str, bytes], int] = {}
+        self.points: list[int] = []
         self.contents: set[bytes] = set()
         self.matched: set[str] = set()
         self.told: dict[str, list[int]] = {
-            reason: [] for reason in ("no_unit", "excluded", "no_text", "unknown_label", "duplicates")
+            reason: [] for reason in ("no_unit", "excluded", "no_text", "over_person", "unknown_label", "duplicates")
         }
 
-    def add(self, row: int, text: str, label: str, unit: str | None) -> None:
-        """One row; `unit` is None where each record is a unit."""
-        if unit == "":
+    def add(self, row: int, text: str, label: str, owner: str | None, content: bytes | None, *, over: bool) -> None:
+        """One row. owner: the unit's id; with a record as the unit, whose it is, or None where the file does not say.
+        content: None where there is no text. over: beyond what is kept of one person."""
+        if owner == "":
             self.told["no_unit"].append(row)
             return
-        if unit is not None and unit in self.excluded:
+        if owner is not None and owner in self.excluded:
             self.told["excluded"].append(row)
-            self.matched.add(unit)
+            self.matched.add(owner)
             return
-        if not text.strip():
+        if content is None:
             self.told["no_text"].append(row)
             return
-        content = _content(self.key, text, label)
+        if over:
+            self.told["over_person"].append(row)
+            return
         if content in self.contents:
             self.told["duplicates"].append(row)
         self.contents.add(content)
@@ -173,7 +215,19 @@ class _Kept:
         self.texts.append(text)
         self.labels.append(index)
         self.local_labels.append(label)
-        self.members.append(self.units.setdefault(content if unit is None else unit, len(self.units)))
+        self.members.append(self._unit(owner, content))
+
+    def _unit(self, owner: str | None, content: bytes) -> int:
+        """The number of the row's unit; a new one gets its place in the split, all records of a person the same."""
+        unit: str | bytes | tuple[str, bytes]
+        if owner is None:
+            unit, placed = content, content
+        else:
+            unit, placed = (owner, content) if self.by_record else owner, owner.encode("utf-8", "surrogatepass")
+        if unit not in self.units:
+            self.units[unit] = len(self.units)
+            self.points.append(point(self.split_key, placed))
+        return self.units[unit]
 
     def records(self, site: Site, labels: Sequence[str], unreadable: Sequence[int], rows: int) -> Records:
         """What was kept, and the report; `rows` counts readable and unreadable ones."""
@@ -196,7 +250,9 @@ class _Kept:
             exclude_unmatched=len(self.excluded - self.matched),
             declared_units_off=not num_units / 2 <= site.budget.declared_units <= 2 * num_units,
         )
-        return Records(self.texts, label_array, unit_array, num_units, report, self.local_labels)
+        points = np.array(self.points, dtype=np.uint64)
+        points.setflags(write=False)
+        return Records(self.texts, label_array, unit_array, num_units, report, self.local_labels, points)
 
 
 def _content(key: bytes, text: str, label: str) -> bytes:
@@ -205,7 +261,7 @@ def _content(key: bytes, text: str, label: str) -> bytes:
     return hmac.digest(key, len(encoded).to_bytes(8, "big") + encoded + label.encode(), "sha256")
 
 
-def _fixed(values: list[int]) -> npt.NDArray[np.int64]:
+def _fixed(values: Sequence[int] | npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     array = np.array(values, dtype=np.int64)
     array.setflags(write=False)
     return array

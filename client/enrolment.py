@@ -82,6 +82,7 @@ def create_site(folder: Path, name: str, invite: Invite, answers: SiteAnswers) -
         digest=invite.digest,
         key=f"{name}.key",
         expected_batch=invite.plan.training.expected_batch == "site",
+        evaluation=invite.plan.evaluation.release,
     )
     missing = _missing(text)
     made = NewSite(

@@ -1,4 +1,4 @@
-"""Per-record gradients: Opacus' GradSampleModule for a whole model, the closed form for a linear layer alone.
+"""Per-window gradients: Opacus' GradSampleModule for a whole model, the closed form for a linear layer alone.
 
 Both are compared with brute force, on rows that belong to nobody, before they see a record.
 """
@@ -10,13 +10,17 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from opacus.grad_sample import GradSampleModule
 from torch import Tensor, nn
 
-from privet.client.unit_gradients import Dense, Members, Outer, UnitGradients, zero_unless_finite
+from privet.client.unit_gradients import Members, Outer, Rows, UnitGradients, Whole, add_shares, zero_unless_finite
 from privet.common.adapter import AdapterSpec, Floats
 from privet.common.errors import PrivetError
-from privet.common.examples import Batch, Examples, Integers, Units
+from privet.common.examples import FEATURE_ROWS, TRAINING_ROWS, Batch, Examples, Integers, Units, Windows
+
+_HELD_ROWS = 16_000_000  # values of windows' gradients that are held at once, float32
+_HELD_FACTORS = 2_000_000  # values of their factors under a linear layer, float64
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]  # logits, labels, weights -> one loss a row
 
@@ -25,7 +29,7 @@ class GradientEngine(Protocol):
     """What the trainer needs of a model: its flat weights, and the units' gradients."""
 
     spec: AdapterSpec
-    group_values: int  # values of unit gradients that are held at once
+    max_windows: int  # whose gradients are held at once: a group has no more, unless it is one unit
 
     def parameters(self) -> Sequence[nn.Parameter]: ...
     def unit_gradients(self, data: Examples, members: Members) -> UnitGradients: ...
@@ -60,8 +64,6 @@ class _Engine:
 class OpacusEngine(_Engine):
     """`module` with hooks on the layers that hold the trainable parameters; all else in it is frozen here."""
 
-    group_values = 8_000_000
-
     def __init__(
         self, module: nn.Module, parameters: Mapping[str, nn.Parameter], spec: AdapterSpec, loss: Loss
     ) -> None:
@@ -71,18 +73,28 @@ class OpacusEngine(_Engine):
         for parameter in self._parameters:
             parameter.requires_grad_(True)
         module.train()  # Opacus records activations in training mode only; dropout is off in every model here
+        self.max_windows = max(TRAINING_ROWS, _HELD_ROWS // spec.size)
         self._module = GradSampleModule(module, batch_first=True, loss_reduction="sum", strict=False)
 
     def unit_gradients(self, data: Examples, members: Members) -> UnitGradients:
-        """A record that cannot be computed counts as zero."""
-        gradients = torch.zeros(members.num_units, self.spec.size)
-        for batch in data.batches(members.records):
-            rows = zero_unless_finite(self.per_record(batch)[torch.from_numpy(batch.rows)])
-            slots, shares = members.of(batch.records)
-            gradients.index_add_(0, slots, rows * shares.unsqueeze(1))
-        return Dense(gradients)
+        """A window that cannot be computed counts as zero."""
+        size, count = self.max_windows, len(members.windows)
+        if count <= size or members.num_units > 1:
+            return Rows(self._rows(data, members.windows), members)
+        gradient = torch.zeros(self.spec.size, dtype=torch.float64)
+        for start in range(0, count, size):
+            rows = zero_unless_finite(self._rows(data, members.windows[start : start + size]))
+            add_shares(gradient, rows, members.shares[start : start + size])
+        return Whole(gradient)
 
-    def per_record(self, batch: Batch) -> Tensor:
+    def _rows(self, data: Examples, windows: Integers) -> Tensor:
+        """float32 [windows, P]."""
+        rows = torch.zeros(len(windows), self.spec.size)
+        for batch in data.batches(windows):
+            rows[torch.from_numpy(batch.places)] = self.per_row(batch)[torch.from_numpy(batch.rows)]
+        return rows
+
+    def per_row(self, batch: Batch) -> Tensor:
         """Gradients of each row's loss, float32 [rows, P]; dummy rows are zero."""
         self._clear()
         try:
@@ -121,49 +133,43 @@ class OpacusEngine(_Engine):
 
 
 class LinearEngine(_Engine):
-    """A linear layer on frozen features: the gradient of record i is δ_i ⊗ [x_i, 1], with δ_i = ∂ loss_i / ∂ logits_i.
-
-    All in float64. What a row's place in the product changes there is below 1e-8 of a gradient for all weights that are
-    let in, far inside the clip's margin of 1e-3: rows need no fixed places.
-    """
-
-    group_values = 2_000_000
+    """A linear layer on frozen features: the gradient of window i is δ_i ⊗ [x_i, 1], with δ_i = ∂ loss_i / ∂ logits_i.
+    All in float64."""
 
     def __init__(self, layer: nn.Linear, parameters: Mapping[str, nn.Parameter], spec: AdapterSpec, loss: Loss) -> None:
         super().__init__(parameters, spec, loss)
         self._layer = layer
+        self.max_windows = max(FEATURE_ROWS, _HELD_FACTORS // (layer.in_features + layer.out_features))
 
     def unit_gradients(self, data: Examples, members: Members) -> UnitGradients:
-        """A record that cannot be computed counts as zero."""
-        deltas, inputs, slots = [], [], []
-        for batch in data.batches(members.records):
-            rows = torch.from_numpy(batch.rows)
-            slot, share = members.of(batch.records)
-            delta = self._delta(batch.inputs[0].double(), batch.labels, batch.weights)[rows]
-            deltas.append(zero_unless_finite(delta) * share.double().unsqueeze(1))
-            inputs.append(zero_unless_finite(batch.inputs[0].double()[rows]))
-            slots.append(slot)
-        if not deltas:
-            return Dense(torch.zeros(members.num_units, self.spec.size))
-        delta, features, slot = torch.cat(deltas), torch.cat(inputs), torch.cat(slots)
-        order = torch.argsort(slot, stable=True)
-        delta, features, slot = delta[order], features[order], slot[order]
-        if torch.equal(slot, torch.arange(members.num_units)):
-            return Outer(delta, features, self._flatten)
-        counts = torch.bincount(slot, minlength=members.num_units)
-        turn = torch.arange(len(slot)) - (torch.cumsum(counts, 0) - counts)[slot]
-        shape = (members.num_units, int(counts.max()))
-        padded_delta = torch.zeros(*shape, delta.shape[1], dtype=torch.float64)
-        padded_features = torch.zeros(*shape, features.shape[1], dtype=torch.float64)
-        padded_delta[slot, turn] = delta
-        padded_features[slot, turn] = features
-        weight = torch.bmm(padded_delta.transpose(1, 2), padded_features)
-        return Dense(self._flatten(weight, padded_delta.sum(1)))
+        """A window that cannot be computed counts as zero."""
+        size, count = self.max_windows, len(members.windows)
+        if count <= size or members.num_units > 1:
+            return Outer(*self._factors(data, members.windows, members.shares), members, self._flatten)
+        weight = torch.zeros(self._layer.weight.shape, dtype=torch.float64)
+        bias = torch.zeros(self._layer.out_features, dtype=torch.float64)
+        for start in range(0, count, size):
+            part = slice(start, start + size)
+            delta, inputs = self._factors(data, members.windows[part], members.shares[part])
+            weight += delta.T @ inputs
+            bias += delta.sum(0)
+        return Whole(self._flatten(weight, bias))
+
+    def _factors(self, data: Examples, windows: Integers, shares: NDArray[np.float64]) -> tuple[Tensor, Tensor]:
+        """δ times its share [windows, L] and x [windows, d]."""
+        delta = torch.zeros(len(windows), self._layer.out_features, dtype=torch.float64)
+        inputs = torch.zeros(len(windows), self._layer.in_features, dtype=torch.float64)
+        for batch in data.batches(windows):
+            places, rows = torch.from_numpy(batch.places), torch.from_numpy(batch.rows)
+            features = batch.inputs[0].double()
+            delta[places] = self._delta(features, batch.labels, batch.weights)[rows]
+            inputs[places] = features[rows]
+        return zero_unless_finite(delta) * torch.from_numpy(shares).unsqueeze(1), zero_unless_finite(inputs)
 
     def _flatten(self, weight: Tensor, bias: Tensor) -> Tensor:
-        """[N, L, d] and [N, L] to [N, P] in the spec's layout."""
+        """[L, d] and [L] to [P] in the spec's layout."""
         parts = [weight if parameter is self._layer.weight else bias for parameter in self._parameters]
-        return torch.cat([part.reshape(len(weight), -1) for part in parts], dim=1)
+        return torch.cat([part.reshape(-1) for part in parts])
 
     def alone(self, batch: Batch, row: int) -> Tensor:
         """One row's gradient [P] by a plain backward: the oracle."""
@@ -189,9 +195,14 @@ class _Given:
     """A batch that is asked for as it is, as data of one unit a row."""
 
     def __init__(self, batch: Batch) -> None:
-        self._batch, self.units = batch, Units(np.arange(len(batch.labels)), len(batch.labels))
+        rows = np.arange(len(batch.labels))
+        self._batch, self.labels = batch, batch.labels.numpy()
+        self.units, self.windows = Units(rows, len(rows)), Windows(np.ones(len(rows), np.int64))
 
-    def batches(self, records: Integers) -> Iterator[Batch]:
+    def batches(self, windows: Integers) -> Iterator[Batch]:
+        yield self._batch
+
+    def for_inference(self) -> Iterator[Batch]:
         yield self._batch
 
 
@@ -205,8 +216,8 @@ def self_test(engine: OpacusEngine | LinearEngine, batch: Batch, tolerance: floa
     count = len(batch.labels)
     expected = torch.stack([engine.alone(batch, row).double() for row in range(count)])
     rows = np.arange(count)
-    apart = engine.unit_gradients(_Given(batch), Members(rows, rows, np.ones(count, np.float32), count))
-    shares = np.full(count, 1 / count, np.float32)
+    apart = engine.unit_gradients(_Given(batch), Members(rows, rows, np.ones(count), count))
+    shares = np.full(count, 1 / count)
     together = engine.unit_gradients(_Given(batch), Members(rows, np.zeros(count, np.int64), shares, 1))
     found = [(apart.norms(), expected.norm(dim=1)), (together.norms(), expected.mean(0).norm().unsqueeze(0))]
     found += [

@@ -9,56 +9,54 @@ durable reservation; the site then answers `unavailable`.
 """
 
 import contextlib
-import hashlib
 import os
 import sqlite3
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, Self
 
 import platformdirs
 
-from privet.client.ledger_file import LedgerError, open_file, transaction
+from privet.client import chain, ledger_check
+from privet.client.head import Head, newest
+from privet.client.ledger_events import Kind, list_events, reserve_event, store_reply
+from privet.client.ledger_evidence import MEND, Charge, Evidence, allow, charge, holds, note, unsettled
+from privet.client.ledger_file import LedgerError, keep_head, open_file, transaction
 from privet.client.ledger_rows import (
     EventRow,
     New,
     PlanRow,
     Reservation,
     Stored,
-    answer_again,
-    find_event,
+    by_prefix,
     find_plan,
-    now,
     plan_row,
     sum_committed,
     unstored,
     write_plan,
 )
+from privet.client.ledger_summary import Summary, summarize
 from privet.client.policy import Admission, Committed
 from privet.common.config import Plan, Site
-from privet.common.errors import Code, InputError, RefusedError
+from privet.common.errors import Code, RefusedError
 
-__all__ = ["EventRow", "Ledger", "LedgerError", "New", "PlanRow", "Reservation", "Stored", "Summary", "ledger_path"]
-
-MIN_PREFIX = 8  # hex digits of a digest
-
-Kind = Literal["train"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Summary:
-    """Where a data set's budget stands. `spent_epsilon` never admits anything: only reservations do."""
-
-    epsilon: float  # the budget
-    delta: float
-    spent_epsilon: float  # PLD of the executed events at the budget's delta, had they been fixed in advance
-    num_events: int
-    reserved_epsilon: float  # sums of approved plans' shares
-    reserved_delta: float
-    left_epsilon: float
-    left_delta: float
+__all__ = [
+    "Charge",
+    "EventRow",
+    "Evidence",
+    "Head",
+    "Kind",
+    "Ledger",
+    "LedgerError",
+    "New",
+    "PlanRow",
+    "Reservation",
+    "Stored",
+    "Summary",
+    "ledger_path",
+]
 
 
 def ledger_path(data_id: str) -> Path:
@@ -78,12 +76,22 @@ class Ledger:
         """Open, or make, the ledger at `path` (mode 0600; a new folder has 0700).
 
         The one process that trains opens it with `agent=True` and holds `PATH.lock` until it ends, however it ends;
-        readers and `privet approve` need no lock.
+        readers and `privet approve` need no lock. For an agent the whole file is verified against its chain. A ledger
+        that is older than its head file opens: see `behind`.
 
         Raises: LedgerError.
         """
         connection, lock = open_file(path, agent=agent)
-        return cls(path, connection, lock)
+        ledger = cls(path, connection, lock)
+        try:
+            if agent:
+                with ledger._transaction("DEFERRED") as db:
+                    ledger_check.agree(db)
+            keep_head(connection, path)
+        except BaseException:
+            ledger.close()
+            raise
+        return ledger
 
     def close(self) -> None:
         """Release the file and the agent's lock."""
@@ -116,23 +124,18 @@ class Ledger:
 
         Raises: InputError where none or several do.
         """
-        prefix = prefix.strip().lower()
-        if not MIN_PREFIX <= len(prefix) <= 64 or set(prefix) - set("0123456789abcdef"):
-            raise InputError(
-                f"Expected {MIN_PREFIX} to 64 hex digits, got {prefix[:80]!r}.",
-                where="digest",
-                mend="copy it from `privet ledger`.",
-            )
-        found = [row for row in self.plans() if row.digest.startswith(prefix)]
-        if not found:
-            mend = "let `privet client` fetch the plan, then look in `privet ledger`."
-            raise InputError(f"no plan starts with {prefix}.", where="digest", mend=mend)
-        if len(found) > 1:
-            raise InputError(f"{len(found)} plans start with {prefix}.", where="digest", mend="give more digits.")
-        return found[0]
+        return by_prefix(self.plans(), prefix)
+
+    def latest(self, plan: Plan) -> Plan | None:
+        """Another plan of this federation, to tell what is new in `plan`: the newest approved, else the newest seen."""
+        others = [row for row in self.plans() if row.federation == plan.name and row.digest != plan.digest]
+        approved = [row for row in others if row.approved_at is not None]
+        if approved:
+            return max(approved, key=lambda row: row.approved_at or "").plan
+        return others[-1].plan if others else None
 
     def committed(self, federation: str) -> Committed:
-        """What approved plans reserve, of the budget and of the share of `federation`: for `policy.admit`."""
+        """What approved plans and charges take of the budget and of `federation`'s share: for `policy.admit`."""
         with self._transaction("DEFERRED") as db:
             return sum_committed(db, federation)
 
@@ -140,9 +143,10 @@ class Ledger:
         """Write down a plan with its judgement; a pending or refused one may be judged anew, an approved one stays.
 
         A new plan of a federation that the site file does not name is refused and not stored.
-        Raises: RefusedError where the judgement approves and the budget no longer holds it; LedgerError.
+        Raises: RefusedError where the judgement approves, and the budget no longer holds it, the data set counts by
+        another column or the ledger is behind; LedgerError.
         """
-        with self._transaction() as db:
+        with self._change() as db:
             known = find_plan(db, plan.digest)
             if known is not None and known.admission.decision == "approved":
                 return known
@@ -158,7 +162,8 @@ class Ledger:
 
         Raises: RefusedError, LedgerError.
         """
-        with self._transaction() as db:
+        with self._change() as db:
+            allow(db, f"plan {digest[:16]}")
             known = find_plan(db, digest)
             if known is None:
                 raise RefusedError(
@@ -171,47 +176,21 @@ class Ledger:
             approved = replace(admission, decision="approved", code=Code.OK, reason="Approved by the operator.")
             return write_plan(db, known.plan, approved, site)
 
-    # Rounds
+    # Rounds and evaluations
 
     def reserve(self, digest: str, round: int, kind: Kind, request_sha256: str) -> Reservation:
-        """Reserve one event before any training for it; when this returns `New`, the reservation is durable.
+        """Reserve one event before anything is computed for it; when this returns `New`, the reservation is durable.
 
+        round: 1 to the horizon, or the number of the evaluation, 1 to `num_evaluations`.
         `request_sha256`: of the request's whole canonical body, 64 hex digits. The same body again gives the stored
         reply. Agent only.
 
-        Raises: RefusedError with UNKNOWN_PLAN, ALTERED_REQUEST, ROUND_LOST, OUTSIDE_HORIZON or, where the data set
-        counts by another kind of unit, REFUSED_POLICY; LedgerError.
+        Raises: RefusedError with LEDGER_BEHIND, UNKNOWN_PLAN, ALTERED_REQUEST, ROUND_LOST, OUTSIDE_HORIZON or, where
+        the data set counts by another kind or column of unit, REFUSED_POLICY; LedgerError.
         """
         self._only_agent()
-        where = f"plan {digest[:16]}, round {round}"
-        with self._transaction() as db:
-            row = find_plan(db, digest)
-            if row is None or row.admission.decision != "approved" or row.admission.event is None:
-                raise RefusedError(Code.UNKNOWN_PLAN, "the plan is not approved.", where=where)
-            inside = kind == "train" and 1 <= round <= row.admission.horizon  # no other event can exist
-            known = find_event(db, digest, round, kind) if inside else None
-            if known is not None:
-                return answer_again(known, request_sha256, where)
-            (num_events,) = db.execute(
-                "SELECT COUNT(*) FROM events WHERE plan = ? AND kind = ?", (digest, kind)
-            ).fetchone()
-            if not inside or num_events >= row.admission.horizon:
-                raise RefusedError(
-                    Code.OUTSIDE_HORIZON,
-                    f"the approved horizon is {row.admission.horizon} training rounds.",
-                    where=where,
-                )
-            fixed = sum_committed(db, "").unit
-            if fixed is not None and fixed != row.admission.event.unit:
-                raise RefusedError(Code.REFUSED_POLICY, f"this data set counts by {fixed}.", where=where)
-            cursor = db.execute(
-                "INSERT INTO events (plan, round, kind, request_sha256, state, reserved_at)"
-                " VALUES (?, ?, ?, ?, 'reserved', ?)",
-                (digest, round, kind, request_sha256, now()),
-            )
-            assert cursor.lastrowid is not None
-            event_id = cursor.lastrowid
-        return New(event_id=event_id)
+        with self._change() as db:
+            return reserve_event(db, digest, round, kind, request_sha256)
 
     def store(self, event_id: int, reply: bytes) -> None:
         """Keep the reply of a reserved event; when this returns, it is durable and may be sent. Agent only.
@@ -219,43 +198,75 @@ class Ledger:
         Raises: LedgerError, also where the event is unknown or has a reply: never send then.
         """
         self._only_agent()
-        with self._transaction() as db:
-            changed = db.execute(
-                "UPDATE events SET state = 'stored', reply = ?, reply_sha256 = ?, stored_at = ?"
-                " WHERE id = ? AND state = 'reserved'",
-                (reply, hashlib.sha256(reply).hexdigest(), now(), event_id),
-            ).rowcount
-            if changed != 1:
-                raise LedgerError(f"event {event_id} does not wait for a reply.", where=str(self._path))
+        with self._change() as db:
+            store_reply(db, event_id, reply)
 
     def events(self, digest: str | None = None) -> list[EventRow]:
-        """Every reserved or stored event (of one plan, if named), in the order of reservation; without replies."""
-        columns = ", ".join(EventRow.__dataclass_fields__)
+        """Every event (of one plan, if named), in the order of reservation; without replies."""
         with self._transaction("DEFERRED") as db:
-            rows = db.execute(f"SELECT {columns} FROM events WHERE ? IN (plan, '') ORDER BY id", (digest or "",))
-            return [EventRow(**dict(row)) for row in rows]
+            return list_events(db, digest)
 
     def summary(self, site: Site) -> Summary:
         """Spent, reserved and left of the site's budget. Composes all executed events: fractions of a second."""
-        from privet.common.privacy.accountant import epsilon
-
         with self._transaction("DEFERRED") as db:
-            committed = sum_committed(db, "")
-            approved = db.execute("SELECT * FROM plans WHERE state = 'approved'")  # no other plan has events
-            admissions = {row.digest: row.admission for row in map(plan_row, approved)}
-            digests = [row["plan"] for row in db.execute("SELECT plan FROM events ORDER BY id")]
-        executed = [event for digest in digests if (event := admissions[digest].event) is not None]
-        budget = site.budget
-        return Summary(
-            epsilon=budget.epsilon,
-            delta=budget.delta,
-            spent_epsilon=epsilon(executed, budget.delta) if executed else 0.0,
-            num_events=len(executed),
-            reserved_epsilon=committed.epsilon,
-            reserved_delta=committed.delta,
-            left_epsilon=max(0.0, budget.epsilon - committed.epsilon),
-            left_delta=max(0.0, budget.delta - committed.delta),
-        )
+            return summarize(db, site)
+
+    # Whether it is the newest
+
+    def head(self) -> Head:
+        """The newest entry of the chain, with what is committed there."""
+        with self._transaction("DEFERRED") as db:
+            return newest(db)
+
+    def meet(self, head: Head) -> None:
+        """Hold the ledger against a head that it once had; what it lacks is durably noted.
+
+        Raises: RefusedError with LEDGER_BEHIND where it lacks it; LedgerError.
+        """
+        with self._transaction("DEFERRED") as db:
+            if holds(db, head):
+                return
+        with self._change() as db:
+            if not holds(db, head):
+                note(db, "server", head)
+        with self._transaction("DEFERRED") as db:
+            allow(db, "the ledger")
+
+    def behind(self) -> list[Evidence]:
+        """What shows that the ledger fell behind and is not charged yet; empty for a ledger that may be used."""
+        with self._transaction("DEFERRED") as db:
+            return unsettled(db)
+
+    def charge_all(self) -> Charge | None:
+        """Count as spent all that the ledger may have forgotten, for good; None where nothing shows that it did.
+
+        Every round and evaluation of every approved plan is closed, and what the evidence had committed beyond this
+        ledger's knowledge is charged to the data set.
+
+        Raises: LedgerError.
+        """
+        with self._change() as db:
+            return charge(db)
+
+    def verify(self) -> list[str]:
+        """What was verified, in words: file, chain, tables, head file and stored replies.
+
+        Raises: LedgerError where something is not as it was written, or the ledger is behind.
+        """
+        keep_head(self._connection, self._path)
+        with self._transaction("DEFERRED") as db:
+            words = ledger_check.verify(db)
+            for evidence in unsettled(db):
+                raise LedgerError(str(evidence), where=str(self._path), mend=MEND)
+        return [*words, "head file: names an entry of the chain"]
+
+    def export(self, folder: Path) -> int:
+        """Write every stored reply, a manifest and the chain to an empty or new folder; how many replies.
+
+        Raises: InputError, LedgerError.
+        """
+        with self._transaction("DEFERRED") as db:
+            return len(ledger_check.export(db, folder))
 
     # Within
 
@@ -263,6 +274,25 @@ class Ledger:
     def _transaction(self, mode: Literal["IMMEDIATE", "DEFERRED"] = "IMMEDIATE") -> Iterator[sqlite3.Connection]:
         with self._mutex, transaction(self._connection, self._path, mode) as db:
             yield db
+
+    @contextlib.contextmanager
+    def _change(self) -> Iterator[sqlite3.Connection]:
+        """A transaction; where it added to the chain, the head file follows before this is left.
+
+        Raises: LedgerError where the head cannot be written, RefusedError with LEDGER_BEHIND where the head file is
+        found to hold what the chain does not: the change stands, and nobody goes on from it.
+        """
+        with self._mutex:
+            with self._transaction() as db:
+                before = chain.length(db)
+                fell = len(unsettled(db))
+                yield db
+                grown = chain.length(db) > before
+            if grown:
+                keep_head(self._connection, self._path)
+                with self._transaction("DEFERRED") as db:
+                    if not fell and unsettled(db):
+                        allow(db, str(self._path))
 
     def _only_agent(self) -> None:
         if self._lock is None:

@@ -1,9 +1,8 @@
-"""The ledger's file: its tables, who may open it, and transactions that are durable when they return.
+"""The ledger's file: who may open it, transactions that are durable when they return, and the head file beside it.
 
-SQLite in WAL mode with synchronous=FULL: a commit that returned survives a power cut. The database refuses to forget:
-triggers abort any change of an approved plan or a stored reply, and any deletion of an approved plan or an event; what
-was never approved may make room. Later schemas are told apart by
-`user_version`; a newer one is refused.
+SQLite in WAL mode with synchronous=FULL: a commit that returned survives a power cut. The schema's triggers abort what
+would forget. Schemas are told apart by `user_version`: an older one is brought up in one transaction, a newer one is
+refused.
 """
 
 import contextlib
@@ -15,59 +14,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from privet.common.errors import PrivetError
+from privet.client import chain
+from privet.client.head import UnreadableHead, head_lock, newest, read_head, write_head
+from privet.client.ledger_evidence import holds, note
+from privet.client.ledger_migration import make, migrate
+from privet.client.ledger_schema import APPLICATION, DAMAGED, SCHEMA, LedgerError
 
-SCHEMA = 1  # PRAGMA user_version
-APPLICATION = 0x70727674  # PRAGMA application_id: "prvt"
-DAMAGED = "do not delete it, for it holds what has been spent: restore the newest sound copy."
+__all__ = ["SCHEMA", "LedgerError", "keep_head", "open_file", "transaction"]
+
 BUSY_SECONDS = 30.0  # how long to wait for another process's transaction
-
-_TABLES = """
-CREATE TABLE plans (
-  digest TEXT PRIMARY KEY CHECK (length(digest) = 64),
-  federation TEXT NOT NULL,
-  plan TEXT NOT NULL,
-  state TEXT NOT NULL CHECK (state IN ('pending', 'approved', 'refused')),
-  code TEXT NOT NULL,
-  reason TEXT NOT NULL,
-  sample_rate REAL, noise_multiplier REAL, steps INTEGER, max_grad_norm REAL, expected_batch INTEGER,
-  unit TEXT CHECK (unit IN ('unit', 'record')), max_records INTEGER,
-  horizon INTEGER NOT NULL CHECK (horizon >= 1),
-  epsilon REAL NOT NULL, delta REAL NOT NULL,
-  seen_at TEXT NOT NULL, judged_at TEXT NOT NULL, approved_at TEXT,
-  CHECK (state <> 'approved' OR (
-    sample_rate IS NOT NULL AND noise_multiplier IS NOT NULL AND steps IS NOT NULL AND max_grad_norm IS NOT NULL
-    AND expected_batch IS NOT NULL AND unit IS NOT NULL AND max_records IS NOT NULL
-    AND noise_multiplier > 0 AND epsilon > 0 AND delta > 0 AND approved_at IS NOT NULL))
-);
-CREATE TABLE events (
-  id INTEGER PRIMARY KEY AUTOINCREMENT,
-  plan TEXT NOT NULL REFERENCES plans (digest),
-  round INTEGER NOT NULL CHECK (round >= 1),
-  kind TEXT NOT NULL,
-  request_sha256 TEXT NOT NULL CHECK (length(request_sha256) = 64),
-  state TEXT NOT NULL CHECK (state IN ('reserved', 'stored')),
-  reply BLOB, reply_sha256 TEXT,
-  reserved_at TEXT NOT NULL, stored_at TEXT,
-  UNIQUE (plan, round, kind),
-  CHECK ((state = 'stored') = (reply IS NOT NULL AND reply_sha256 IS NOT NULL AND stored_at IS NOT NULL))
-);
-CREATE TRIGGER approved_plans_stay BEFORE UPDATE ON plans WHEN OLD.state = 'approved'
-  BEGIN SELECT RAISE(ABORT, 'an approved plan never changes'); END;
-CREATE TRIGGER approved_plans_are_kept BEFORE DELETE ON plans
-  WHEN OLD.state = 'approved' OR EXISTS (SELECT 1 FROM events WHERE events.plan = OLD.digest)
-  BEGIN SELECT RAISE(ABORT, 'an approved plan is never forgotten'); END;
-CREATE TRIGGER events_keep_their_key BEFORE UPDATE OF id, plan, round, kind, request_sha256 ON events
-  BEGIN SELECT RAISE(ABORT, 'an event never changes its key'); END;
-CREATE TRIGGER stored_replies_stay BEFORE UPDATE ON events WHEN OLD.state = 'stored'
-  BEGIN SELECT RAISE(ABORT, 'a stored reply never changes'); END;
-CREATE TRIGGER events_stay BEFORE DELETE ON events
-  BEGIN SELECT RAISE(ABORT, 'an event is never forgotten'); END;
-"""
-
-
-class LedgerError(PrivetError):
-    """The ledger cannot be used. At a site's agent: answer `unavailable`, and never train."""
 
 
 def open_file(path: Path, *, agent: bool) -> tuple[sqlite3.Connection, int | None]:
@@ -118,6 +73,34 @@ def transaction(
         raise _told(error, path) from error
 
 
+def keep_head(connection: sqlite3.Connection, path: Path) -> None:
+    """Hold the head file against the chain: write it anew where it is older, durably when this returns; note evidence
+    where the chain does not hold it, or where there is none and the chain is not a new one's.
+
+    Whoever holds the file's lock writes the newest head there is, so an older one never replaces a newer one.
+
+    Raises: LedgerError.
+    """
+    try:
+        with head_lock(path, BUSY_SECONDS):
+            try:
+                found = read_head(path)
+            except UnreadableHead:
+                found = None
+            with transaction(connection, path, "DEFERRED") as db:  # begun after the file was read
+                head = newest(db)
+                entry = chain.entry(db, head.seq)
+                fresh = entry is not None and entry.body["entry"] in ("genesis", "migrated", "charge")
+                behind = not fresh if found is None else not holds(db, found)
+            if behind:
+                with transaction(connection, path, "IMMEDIATE") as db:
+                    note(db, "missing" if found is None else "file", found)
+            elif found != head:
+                write_head(path, head)
+    except OSError as error:
+        raise _told(error, path) from error
+
+
 def _take_lock(path: Path) -> int:
     """A file descriptor that holds the agent's lock; the file names the holder for people."""
     lock_path = path.with_name(path.name + ".lock")
@@ -158,21 +141,23 @@ def _prepare(connection: sqlite3.Connection, path: Path, *, thorough: bool) -> N
     for setting in ("synchronous = FULL", "fullfsync = ON", "foreign_keys = ON"):
         connection.execute(f"PRAGMA {setting}")
     with transaction(connection, path, "DEFERRED"):
-        made = _is_made(connection, path)
-    if not made:
+        version = _version(connection, path)
+    if version < SCHEMA:
         with transaction(connection, path, "IMMEDIATE"):
-            if not _is_made(connection, path):  # another process may have been faster
-                for statement in _statements(_TABLES):
-                    connection.execute(statement)
-                connection.execute(f"PRAGMA application_id = {APPLICATION}")
-                connection.execute(f"PRAGMA user_version = {SCHEMA}")
+            version = _version(connection, path)  # another process may have been faster
+            if version == 0:
+                make(connection)
+            elif version < SCHEMA:
+                migrate(connection)
     _write_ahead(connection, path)
+    with transaction(connection, path, "DEFERRED") as db:
+        chain.glance(db)
     if thorough and [row[0] for row in connection.execute("PRAGMA integrity_check(1)")] != ["ok"]:
         raise LedgerError("the file is damaged.", where=str(path), mend=DAMAGED)
 
 
-def _is_made(connection: sqlite3.Connection, path: Path) -> bool:
-    """Whether the tables are there. Raises: LedgerError where the file is another program's or a newer privet's."""
+def _version(connection: sqlite3.Connection, path: Path) -> int:
+    """Its schema, 0 for an empty file. Raises: LedgerError where it is another program's or a newer privet's."""
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (num_tables,) = connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
@@ -184,7 +169,7 @@ def _is_made(connection: sqlite3.Connection, path: Path) -> bool:
             where=str(path),
             mend="use that newer privet for this data set.",
         )
-    return bool(version)
+    return int(version)
 
 
 def _write_ahead(connection: sqlite3.Connection, path: Path) -> None:
@@ -201,16 +186,6 @@ def _write_ahead(connection: sqlite3.Connection, path: Path) -> None:
     if journal != "wal":
         mend = "keep the ledger on a local disk."
         raise LedgerError("the file system does not support a write-ahead log.", where=str(path), mend=mend)
-
-
-def _statements(script: str) -> Iterator[str]:
-    """The single statements of `script` (`executescript` would commit the transaction)."""
-    statement = ""
-    for line in script.splitlines(keepends=True):
-        statement += line
-        if sqlite3.complete_statement(statement):
-            yield statement
-            statement = ""
 
 
 def _told(error: OSError | sqlite3.Error, path: Path) -> LedgerError:

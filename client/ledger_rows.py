@@ -4,18 +4,23 @@ Every function here runs inside a transaction of the caller's.
 """
 
 import hashlib
+import json
 import math
 import sqlite3
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from datetime import UTC, datetime
 from typing import Literal
 
-from privet.client.ledger_file import DAMAGED, LedgerError
+from privet.client import chain
+from privet.client.chain import now
+from privet.client.ledger_evidence import allow
+from privet.client.ledger_schema import DAMAGED, LedgerError
 from privet.client.policy import Admission, Committed, allow_budget
 from privet.common.config import Plan, Site, parse_plan
-from privet.common.errors import Code, RefusedError
-from privet.common.privacy.events import TrainEvent
+from privet.common.errors import Code, InputError, RefusedError
+from privet.common.privacy.events import EvaluateEvent, TrainEvent
 
+MIN_PREFIX = 8  # hex digits of a digest
 MAX_WAITING = 100  # plans that are not approved: a server cannot fill the disk with plans
 MAX_WAITING_BYTES = 64 << 20  # of their texts together
 
@@ -48,6 +53,7 @@ class PlanRow:
     seen_at: str
     judged_at: str
     approved_at: str | None
+    unit_column: str | None = None  # data.unit of the site file then; None where schema 1 did not keep it
 
     @property
     def plan(self) -> Plan:
@@ -57,22 +63,20 @@ class PlanRow:
 
 @dataclass(frozen=True, kw_only=True)
 class EventRow:
-    """One reserved round; it counts as spent in either state."""
+    """One reserved round or evaluation; it counts as spent in every state.
+
+    state: `lost` where it was never seen here, and may have been before the ledger fell behind.
+    """
 
     id: int
     plan: str
     round: int
-    kind: str
-    request_sha256: str
-    state: Literal["reserved", "stored"]
+    kind: Literal["train", "evaluate"]
+    request_sha256: str  # empty where lost
+    state: Literal["reserved", "stored", "lost"]
     reply_sha256: str | None
     reserved_at: str
     stored_at: str | None
-
-
-def now() -> str:
-    """UTC, ISO 8601, whole seconds."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def find_plan(db: sqlite3.Connection, digest: str) -> PlanRow | None:
@@ -81,13 +85,36 @@ def find_plan(db: sqlite3.Connection, digest: str) -> PlanRow | None:
     return None if row is None else plan_row(row)
 
 
+def by_prefix(plans: Sequence[PlanRow], prefix: str) -> PlanRow:
+    """The one plan whose digest starts with `prefix`.
+
+    Raises: InputError where none or several do, or `prefix` is too short or no hex.
+    """
+    prefix = prefix.strip().lower()
+    if not MIN_PREFIX <= len(prefix) <= 64 or set(prefix) - set("0123456789abcdef"):
+        raise InputError(
+            f"Expected {MIN_PREFIX} to 64 hex digits, got {prefix[:80]!r}.",
+            where="digest",
+            mend="copy it from `privet ledger`.",
+        )
+    found = [row for row in plans if row.digest.startswith(prefix)]
+    if not found:
+        mend = "let `privet client` fetch the plan, then look in `privet ledger`."
+        raise InputError(f"no plan starts with {prefix}.", where="digest", mend=mend)
+    if len(found) > 1:
+        raise InputError(f"{len(found)} plans start with {prefix}.", where="digest", mend="give more digits.")
+    return found[0]
+
+
 def plan_row(row: sqlite3.Row) -> PlanRow:
     """Raises: LedgerError where the plan's text is not the one its digest names."""
     if hashlib.sha256(row["plan"].encode()).hexdigest() != row["digest"]:
         raise LedgerError(f"the text of plan {row['digest'][:16]} was altered.", mend=DAMAGED)
-    event = None
+    event, evaluation = None, None
     if row["noise_multiplier"] is not None:
         try:
+            if row["evaluation"] is not None:
+                evaluation = EvaluateEvent.from_json(json.loads(row["evaluation"]))
             event = TrainEvent(**{field.name: row[field.name] for field in fields(TrainEvent)})
         except ValueError as error:
             raise LedgerError(f"plan {row['digest'][:16]} was altered ({error}).", mend=DAMAGED) from None
@@ -101,12 +128,15 @@ def plan_row(row: sqlite3.Row) -> PlanRow:
             reason=row["reason"],
             horizon=row["horizon"],
             event=event,
+            evaluation=evaluation,
+            num_evaluations=row["num_evaluations"],
             epsilon=row["epsilon"],
             delta=row["delta"],
         ),
         seen_at=row["seen_at"],
         judged_at=row["judged_at"],
         approved_at=row["approved_at"],
+        unit_column=row["unit_column"],
     )
 
 
@@ -116,13 +146,15 @@ def write_plan(db: sqlite3.Connection, plan: Plan, admission: Admission, site: S
     A new plan that is not approved takes the place of older ones where too many wait: a server that sends many plans
     pushes out its own, and cannot keep a later one from being read.
 
-    Raises: RefusedError with REFUSED_BUDGET.
+    Raises: RefusedError with REFUSED_BUDGET, REFUSED_POLICY where another column counts as the unit, LEDGER_BEHIND.
     """
-    digest, time = plan.digest, now()
-    if admission.decision == "approved":
+    digest, time, approved = plan.digest, now(), admission.decision == "approved"
+    if approved:
+        allow(db, f"plan {digest[:16]}")
+        allow_column(site.data.unit, sum_committed(db, plan.name).unit_column)
         allow_budget(plan.name, site, sum_committed(db, plan.name, admission))
     elif find_plan(db, digest) is None:
-        _make_room(db, len(plan.canonical().encode()), site.membership.plan)
+        _make_room(db, len(plan.canonical().encode()), site.federation[plan.name].plan)
     values = {
         "digest": digest,
         "federation": plan.name,
@@ -136,7 +168,11 @@ def write_plan(db: sqlite3.Connection, plan: Plan, admission: Admission, site: S
         "delta": admission.delta,
         "seen_at": time,
         "judged_at": time,
-        "approved_at": time if admission.decision == "approved" else None,
+        "approved_at": time if approved else None,
+        "unit_column": site.data.unit,
+        "evaluation": None if admission.evaluation is None else chain.canonical(admission.evaluation.to_json()),
+        "num_evaluations": admission.num_evaluations,
+        "entry": chain.length(db) + 1 if approved else None,
     }
     updates = ", ".join(f"{name} = excluded.{name}" for name in values if name not in ("digest", "seen_at"))
     db.execute(
@@ -144,9 +180,24 @@ def write_plan(db: sqlite3.Connection, plan: Plan, admission: Admission, site: S
         f"ON CONFLICT (digest) DO UPDATE SET {updates}",
         tuple(values.values()),
     )
-    row = find_plan(db, digest)
-    assert row is not None
-    return row
+    row = db.execute("SELECT * FROM plans WHERE digest = ?", (digest,)).fetchone()
+    if approved:
+        chain.append(db, {**chain.approve_body(row), "known": list(chain.known_sums(db))})
+    return plan_row(row)
+
+
+def allow_column(column: str | None, fixed: str | None) -> None:
+    """Let pass the column that the data set's first event fixed as its unit (None: not known).
+
+    Raises: RefusedError with REFUSED_POLICY.
+    """
+    if column is not None and fixed is not None and column != fixed:
+        raise RefusedError(
+            Code.REFUSED_POLICY,
+            f"this data set counts by {fixed!r}, not by {column!r}: guarantees of two kinds of unit do not add.",
+            where="data.unit",
+            mend=f"set data.unit to {fixed!r} again.",
+        )
 
 
 def unstored(plan: Plan, admission: Admission) -> PlanRow:
@@ -179,13 +230,21 @@ def _make_room(db: sqlite3.Connection, size: int, invited: str | None) -> None:
 
 
 def sum_committed(db: sqlite3.Connection, federation: str, extra: Admission | None = None) -> Committed:
-    """Sums over approved plans, with `extra` counted as one more of `federation`."""
+    """Sums over approved plans and charges, with `extra` counted as one more of `federation`.
+
+    A charge is the data set's: which federation spent what was forgotten is not known.
+    """
     rows = db.execute("SELECT federation, epsilon, delta FROM plans WHERE state = 'approved'").fetchall()
     shares = [(row["federation"], row["epsilon"], row["delta"]) for row in rows]
+    shares += [(None, row[0], row[1]) for row in db.execute("SELECT epsilon, delta FROM charges")]
     if extra is not None:
         shares.append((federation, extra.epsilon, extra.delta))
     unit = db.execute(
         "SELECT plans.unit FROM events JOIN plans ON plans.digest = events.plan ORDER BY events.id LIMIT 1"
+    ).fetchone()
+    column = db.execute(
+        "SELECT plans.unit_column FROM events JOIN plans ON plans.digest = events.plan"
+        " WHERE plans.unit_column IS NOT NULL ORDER BY events.id LIMIT 1"
     ).fetchone()
     return Committed(
         epsilon=math.fsum(share[1] for share in shares),
@@ -193,29 +252,5 @@ def sum_committed(db: sqlite3.Connection, federation: str, extra: Admission | No
         federation_epsilon=math.fsum(share[1] for share in shares if share[0] == federation),
         federation_delta=math.fsum(share[2] for share in shares if share[0] == federation),
         unit=None if unit is None else unit[0],
+        unit_column=None if column is None else column[0],
     )
-
-
-def find_event(db: sqlite3.Connection, digest: str, round: int, kind: str) -> sqlite3.Row | None:
-    """The event of this plan, round and kind, with its reply."""
-    row: sqlite3.Row | None = db.execute(
-        "SELECT * FROM events WHERE plan = ? AND round = ? AND kind = ?", (digest, round, kind)
-    ).fetchone()
-    return row
-
-
-def answer_again(known: sqlite3.Row, request_sha256: str, where: str) -> Stored:
-    """The answer for a (plan, round, kind) that was reserved before.
-
-    Raises: RefusedError with ALTERED_REQUEST or ROUND_LOST; LedgerError where the stored reply was altered.
-    """
-    if known["request_sha256"] != request_sha256:
-        raise RefusedError(Code.ALTERED_REQUEST, "this round was asked for before with other content.", where=where)
-    if known["state"] != "stored":
-        raise RefusedError(
-            Code.ROUND_LOST, "this round was reserved, and its reply was lost: spent, never run again.", where=where
-        )
-    reply = bytes(known["reply"])
-    if hashlib.sha256(reply).hexdigest() != known["reply_sha256"]:
-        raise LedgerError(f"the stored reply of event {known['id']} was altered.", where=where, mend=DAMAGED)
-    return Stored(reply=reply)

@@ -25,7 +25,7 @@ class View:
     """Folds events into what is shown; draws itself. What events bring may be the server's words: none steers."""
 
     site: str
-    link: str = "starting"
+    links: dict[str, str] = field(default_factory=dict)  # of each federation
     doing: str = ""
     budget: dict[str, Any] = field(default_factory=dict)
 
@@ -37,15 +37,18 @@ class View:
             self.budget = event
             return None
         if kind == "link":
-            changed = self.link != text and bool(text)
-            self.link = text or self.link
-            return self.link if changed else None
+            federation = printable(str(event.get("federation") or ""))
+            changed = self.links.get(federation) != text and bool(text)
+            if text:
+                self.links[federation] = text
+            return text if changed else None
         self.doing = text.splitlines()[0] if text else kind
         return text or kind
 
     def __rich__(self) -> Group:
         title = printable(f"privet client {self.site}", _LINE)
-        rows = [Text(title, "bold") + Text("  " + printable(self.link, _LINE)), Text(printable(self.doing, _LINE))]
+        links = "; ".join(self.links.values()) or "starting"
+        rows = [Text(title, "bold") + Text("  " + printable(links, _LINE)), Text(printable(self.doing, _LINE))]
         if self.budget:
             whole = float(self.budget["epsilon"])
             spent = min(_BAR, round(_BAR * float(self.budget["spent_epsilon"]) / whole))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from privet.client.rules import allow_plan, allow_rate, allow_unit, no_table
 from privet.common.config import Plan, Site
 from privet.common.errors import Code, InputError, RefusedError
-from privet.common.privacy.events import TrainEvent
+from privet.common.privacy.events import EvaluateEvent, TrainEvent
 
 if TYPE_CHECKING:
     from privet.common.privacy.statement import Statement
@@ -25,7 +25,6 @@ Decision = Literal["approved", "pending", "refused"]
 MIN_EPSILON = 0.01  # a smaller share buys nothing but noise
 _MARGIN = 1e-12  # of a limit: keeps sums of shares under it whatever the rounding
 _FLOAT32_NORMAL = (2.0**-126, (2 - 2.0**-23) * 2.0**127)
-_SHOWN_LABELS = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,17 +36,24 @@ class Committed:
     federation_epsilon: float  # over those of the federation in question
     federation_delta: float
     unit: Unit | None  # the kind of unit that the data set's first event fixed
+    unit_column: str | None = None  # data.unit of the site file, as that event fixed it
 
 
 @dataclass(frozen=True, kw_only=True)
 class Admission:
-    """The judgement of one plan. `event` is one round; `epsilon` and `delta` are the share of the whole horizon."""
+    """The judgement of one plan. `epsilon` and `delta` are the share of the whole horizon.
+
+    Training and validation units are disjoint (a keyed hash of the unit's id parts them), so that each of the two
+    horizons may spend the whole share: a unit is in one of them (parallel composition).
+    """
 
     decision: Decision
     code: Code
     reason: str  # for the operator, never sent
-    horizon: int
-    event: TrainEvent | None = None  # None where the plan was refused
+    horizon: int  # training rounds, spare ones included
+    event: TrainEvent | None = None  # one round; None where the plan was refused
+    evaluation: EvaluateEvent | None = None  # None where the plan asks for none, or this site releases none
+    num_evaluations: int = 0
     epsilon: float = 0.0
     delta: float = 0.0
 
@@ -61,12 +67,20 @@ def admit(plan: Plan, site: Site, committed: Committed) -> Admission:
     """Judge `plan`: approved (by first use, and the invited one), pending (the operator decides) or refused."""
     horizon = plan.training.horizon
     try:
-        event, epsilon, delta = _judge(plan, site, committed)
+        event, evaluation, epsilon, delta = _judge(plan, site, committed)
     except RefusedError as refusal:
         return Admission(decision="refused", code=refusal.code, reason=str(refusal), horizon=horizon)
     decision, code, reason = _who_decides(plan, site)
     return Admission(
-        decision=decision, code=code, reason=reason, horizon=horizon, event=event, epsilon=epsilon, delta=delta
+        decision=decision,
+        code=code,
+        reason=reason,
+        horizon=horizon,
+        event=event,
+        evaluation=evaluation,
+        num_evaluations=0 if evaluation is None else plan.num_evaluations,
+        epsilon=epsilon,
+        delta=delta,
     )
 
 
@@ -115,50 +129,7 @@ def allow_budget(federation: str, site: Site, committed: Committed) -> None:
         )
 
 
-def describe(plan: Plan, admission: Admission, site: Site, update_bytes: int | None) -> list[str]:
-    """The plan in words: what it asks, what would leave, what it costs, how to approve it.
-
-    Text that came from the server is quoted and escaped, so that it cannot steer a terminal.
-    """
-    training, labels = plan.training, plan.task.labels
-    shown = ", ".join(repr(label) for label in labels[:_SHOWN_LABELS])
-    more = f" and {len(labels) - _SHOWN_LABELS} more" if len(labels) > _SHOWN_LABELS else ""
-    lines = [
-        f"Plan {plan.digest} of federation {plan.name}: {admission.decision}. {admission.reason}",
-        "It asks:",
-        f"  task: {plan.task.kind} into {len(labels)} labels: {shown}{more}",
-        f"  base model: {plan.model.base!r}, sha256 {plan.model.sha256[:16]}",
-        f"  texts cut at {plan.task.max_length} tokens",
-        f"  method: {plan.method.kind}, {training.optimizer} at learning rate {training.learning_rate:g}",
-        f"  {training.rounds} rounds and {training.spare_rounds} spare ones, {training.local_steps} local steps each",
-    ]
-    event = admission.event
-    if event is None:
-        return [*lines, "Nothing leaves: the plan is refused."]
-    membership = site.federation.get(plan.name)
-    weight = None if membership is None else membership.declared_weight
-    size = "its size is that of the plan's adapter" if update_bytes is None else f"{update_bytes:,} bytes"
-    return [
-        *lines,
-        f"  an expected batch of {event.expected_batch} units a step out of {site.budget.declared_units} declared "
-        f"ones, at most {event.max_records} records of one unit",
-        "What would leave, once a round and nothing else:",
-        f"  the update: float32 arrays, {size}; each {event.unit}'s part clipped to norm {event.max_grad_norm:g}, "
-        f"summed, and Gaussian noise of deviation {event.noise_multiplier * event.max_grad_norm:g} on each number, at "
-        "every step",
-        "  the privacy statement: the numbers below, no count and no metric of the data",
-        "  the declared weight: "
-        + ("none is declared" if weight is None else f"{weight:g}, as federation.{plan.name}.declared_weight says"),
-        "  a status code out of a fixed list; none depends on a record",
-        f"What it costs, for the whole horizon of {admission.horizon} rounds, from approval on and never given back:",
-        f"  {_pair(admission.epsilon, admission.delta)}, out of this data set's "
-        f"{_pair(site.budget.epsilon, site.budget.delta)}",
-        f"  noise multiplier {event.noise_multiplier:g}, sampling rate {event.sample_rate:g}",
-        *([] if admission.decision == "approved" else [f"To approve: privet approve SITE.toml {plan.digest}"]),
-    ]
-
-
-def statement_for(admission: Admission, site: Site) -> "Statement":
+def statement_for(admission: Admission, site: Site, plan: Plan) -> "Statement":
     """The site's privacy statement: the whole horizon of an admitted plan at the delta of its share.
 
     Raises: RefusedError where the plan was refused.
@@ -167,30 +138,32 @@ def statement_for(admission: Admission, site: Site) -> "Statement":
 
     if admission.event is None:
         raise RefusedError(admission.code, admission.reason)
+    evaluation = admission.evaluation
     return statement(
         admission.event,
         admission.horizon,
         admission.delta,
-        released=site.membership.release,
-        declared_weight=site.membership.declared_weight,
+        released=("update",) if evaluation is None else ("update", evaluation.release),
+        declared_weight=site.federation[plan.name].declared_weight,
+        evaluation=evaluation,
+        num_evaluations=admission.num_evaluations,
+        train_fraction=plan.training.train_fraction,
+        max_per_person=site.data.max_per_person,
     )
 
 
-def _judge(plan: Plan, site: Site, committed: Committed) -> tuple[TrainEvent, float, float]:
-    """One round's event, and the share (epsilon, delta) of the horizon."""
+def _judge(plan: Plan, site: Site, committed: Committed) -> tuple[TrainEvent, EvaluateEvent | None, float, float]:
+    """One round's event, one evaluation's, and the share (epsilon, delta) of either horizon."""
     from privet.common.privacy.calibration import noise_multiplier
 
     allow_plan(plan, site)
     allow_unit(unit_kind(site), committed.unit)
     training, batch = plan.training, _expected_batch(plan, site)
-    sample_rate = batch / site.budget.declared_units
+    sample_rate = batch / (site.budget.declared_units * training.train_fraction)
     allow_rate(sample_rate, site)
     epsilon, delta = _share(plan.name, site, committed)
-    needed = _calibrate(noise_multiplier, sample_rate, training.horizon * training.local_steps, epsilon, delta)
-    if isinstance(needed, InputError):
-        what = f"No noise keeps this horizon within {_pair(epsilon, delta)}: {needed.what}"
-        raise RefusedError(Code.REFUSED_BUDGET, what, mend=needed.mend)
-    sigma = _round_up(max(needed, site.policy.min_noise_multiplier))
+    steps = training.horizon * training.local_steps
+    sigma = _sigma(site, noise_multiplier, sample_rate, steps, epsilon, delta)
     deviation = sigma * training.max_grad_norm
     if not _FLOAT32_NORMAL[0] <= deviation <= _FLOAT32_NORMAL[1]:
         what = f"The noise's standard deviation {deviation:g} is not a normal 32-bit number."
@@ -204,7 +177,23 @@ def _judge(plan: Plan, site: Site, committed: Committed) -> tuple[TrainEvent, fl
         unit=unit_kind(site),
         max_records=site.data.max_records,
     )
-    return event, epsilon, delta
+    evaluation = None
+    asked = plan.evaluation.release
+    if asked != "none" and asked in site.federation[plan.name].release:
+        sigma = _sigma(site, noise_multiplier, 1.0, plan.num_evaluations, epsilon, delta)
+        evaluation = EvaluateEvent(noise_multiplier=sigma, release=asked, unit=unit_kind(site))
+    return event, evaluation, epsilon, delta
+
+
+def _sigma(
+    site: Site, calibrate: Callable[..., float], sample_rate: float, steps: int, epsilon: float, delta: float
+) -> float:
+    """The noise multiplier for a horizon: within the share, and not under the policy's floor."""
+    needed = _calibrate(calibrate, sample_rate, steps, epsilon, delta)
+    if isinstance(needed, InputError):
+        what = f"No noise keeps this horizon within {_pair(epsilon, delta)}: {needed.what}"
+        raise RefusedError(Code.REFUSED_BUDGET, what, mend=needed.mend)
+    return _round_up(max(needed, site.policy.min_noise_multiplier))
 
 
 @lru_cache(maxsize=256)

@@ -72,6 +72,7 @@ class DataReport:
     no_unit: RowNumbers
     excluded: RowNumbers
     no_text: RowNumbers
+    over_person: RowNumbers = RowNumbers(0, ())  # left out: beyond data.max_per_person of one person
     records: int  # kept
     unknown_label: RowNumbers  # kept, contributing zero
     duplicates: RowNumbers  # kept; text and label stand in an earlier row too
@@ -157,6 +158,7 @@ def _sections(report: DataReport, token_lengths: Tokens | None, buckets: Sequenc
                 ("without a unit, left out", str(report.no_unit)),
                 ("excluded", str(report.excluded)),
                 ("without text, left out", str(report.no_text)),
+                *([("beyond max_per_person, left out", str(report.over_person))] if report.over_person.count else []),
                 ("records kept", f"{report.records:,}"),
                 ("duplicates among them", str(report.duplicates)),
             ],

@@ -2,6 +2,7 @@
 
 from privet.common.config import Plan, Site
 from privet.common.errors import Code, RefusedError
+from privet.common.privacy.events import EvaluateEvent
 
 MAX_STEPS = 1_000_000  # of a plan's whole horizon; fixed, so that no site file can ask for endless work
 
@@ -59,6 +60,58 @@ def allow_rate(sample_rate: float, site: Site) -> None:
         raise RefusedError(
             Code.REFUSED_POLICY,
             f"Expected sampling rate <= policy.max_sample_rate = {limit:g}, got {sample_rate:g} (expected batch / "
-            f"{site.budget.declared_units} declared units).",
+            f"{site.budget.declared_units} declared units, of which a plan trains on train_fraction).",
             mend='ask for a plan with a smaller batch, or with expected_batch = "site".',
         )
+
+
+def allow_release(event: EvaluateEvent, site: Site, federation: str) -> None:
+    """The metrics of an approved plan, held against the site file as it is now.
+
+    Raises: RefusedError where the operator withdrew this release, or asks for more noise than was approved.
+    """
+    membership, floor = site.federation.get(federation), site.policy.min_noise_multiplier
+    if membership is None:
+        raise no_table(federation)
+    if event.release not in membership.release:
+        what = f'federation.{federation}.release does not hold "{event.release}".'
+        raise RefusedError(Code.REFUSED_POLICY, what, mend="add it, if these noised counts may leave.")
+    if event.noise_multiplier < floor:
+        what = (
+            f"Expected an evaluation's noise_multiplier >= policy.min_noise_multiplier = {floor:g}, got "
+            f"{event.noise_multiplier:g}."
+        )
+        raise RefusedError(Code.REFUSED_POLICY, what, mend="lower the minimum, or go on without evaluations.")
+
+
+def in_words(site: Site, federation: str) -> list[str]:
+    """Every rule by which this site refuses, with its limits, for a page that someone reads before signing."""
+    policy, budget, membership = site.policy, site.budget, site.federation.get(federation)
+    if membership is None:
+        return [f"Every plan of federation {federation}: the site file has no [federation.{federation}] table."]
+    released = ", ".join(membership.release) or "nothing"
+    methods = ", ".join(policy.methods) or "none"
+    return [
+        f"Any plan that would reserve more than epsilon {membership.epsilon:g}, delta {membership.delta:g} for "
+        f"federation {federation} in all, or more than epsilon {budget.epsilon:g}, delta {budget.delta:g} for this "
+        "data set over its whole life, in all federations together. What is approved is never given back.",
+        f"Any plan that the operator has not approved{_approval(site)}; any change of an approved plan; any training "
+        "round or evaluation beyond the approved ones; any round asked for again with other content.",
+        f"Less noise than {policy.min_noise_multiplier:g} times what one {_noun(site)} can add, in training as in "
+        "evaluation.",
+        f"Drawing more than {100 * policy.max_sample_rate:.10g} % of the declared units into a step, on average.",
+        f"More than {policy.max_rounds:,} rounds, more than {policy.max_local_steps:,} steps in a round, or more than "
+        f"{MAX_STEPS:,} steps in all.",
+        f"Methods other than: {methods}.",
+        f"Releasing other things than: {released}. Metrics outside this list are not computed; the plan goes on "
+        "without them.",
+        "Counting by another kind of unit than this data set's first training did.",
+    ]
+
+
+def _approval(site: Site) -> str:
+    return " (a first plan is approved by itself here)" if site.policy.approve == "first-use" else ""
+
+
+def _noun(site: Site) -> str:
+    return "record" if site.data.unit == "record" else "unit"

@@ -2,11 +2,12 @@
 
 Abadi et al. 2016 (algorithm 1) with users as the sampled unit (McMahan et al. 2018): at each of S steps
 
-    g_u = mean over at most k of the unit's records' gradients
+    g_u = mean over at most k of the unit's records of the mean over the record's windows of their gradients
     c_u = min(1, C / (1.001 ‖g_u‖ + tiny))
     gradient = (Σ_u c_u g_u + N(0, σ²C²I)) / B
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from privet.client.gradients import GradientEngine
 from privet.client.unit_gradients import Members
 from privet.common.adapter import Floats
-from privet.common.examples import Examples
+from privet.common.examples import Examples, Integers
 from privet.common.privacy.events import TrainEvent
 from privet.common.privacy.noise import NoiseSource, privatise
 
@@ -68,26 +69,44 @@ def clipped_sum(
 ) -> NDArray[np.float64]:
     """Σ_u c_u g_u over the drawn units, float64 [P]. Each unit adds a vector of norm at most C."""
     total = torch.zeros(model.spec.size, dtype=torch.float64)
-    size = max(1, model.group_values // model.spec.size)
-    for start in range(0, len(drawn), size):
-        members = _members(data, drawn[start : start + size], event.max_records, noise)
+    for members in _groups(data, drawn, event.max_records, model.max_windows, noise):
         gradients = model.unit_gradients(data, members)
         factors = torch.clamp(event.max_grad_norm / (_MARGIN * gradients.norms() + _TINY), max=1.0)
         total += gradients.weighted_sum(factors)
     return total.numpy()
 
 
-def _members(data: Examples, group: NDArray[np.intp], max_records: int, noise: NoiseSource) -> Members:
-    """At most `max_records` records of each unit, a fresh random choice where it has more."""
-    records, slots, shares = [], [], []
-    for slot, unit in enumerate(group):
-        found = data.units.records(int(unit))
-        if len(found) > max_records:
-            found = found[noise.choose(len(found), max_records)]
-        records.append(found)
-        slots.append(np.full(len(found), slot))
-        shares.append(np.full(len(found), 1.0 / max(1, len(found)), np.float32))
-    return Members(np.concatenate(records), np.concatenate(slots), np.concatenate(shares), len(group))
+def _groups(
+    data: Examples, drawn: NDArray[np.intp], max_records: int, max_windows: int, noise: NoiseSource
+) -> Iterator[Members]:
+    """The drawn units in groups of at most `max_windows` windows, or of one unit: memory is bounded by that."""
+    group: list[tuple[Integers, NDArray[np.float64]]] = []
+    size = 0
+    for unit in drawn:
+        chosen = _windows(data, int(unit), max_records, noise)
+        if group and size + len(chosen[0]) > max_windows:
+            yield _members(group)
+            group, size = [], 0
+        group.append(chosen)
+        size += len(chosen[0])
+    if group:
+        yield _members(group)
+
+
+def _windows(data: Examples, unit: int, max_records: int, noise: NoiseSource) -> tuple[Integers, NDArray[np.float64]]:
+    """The windows of at most `max_records` of a unit's records, a fresh random choice where it has more; their shares:
+    every record has the same, and so has every window of a record."""
+    records = data.units.records(unit)
+    if len(records) > max_records:
+        records = records[noise.choose(len(records), max_records)]
+    windows, counts = data.windows.of(records)
+    return windows, np.repeat(1.0 / (counts * max(1, len(records))), counts)
+
+
+def _members(group: Sequence[tuple[Integers, NDArray[np.float64]]]) -> Members:
+    slots = np.repeat(np.arange(len(group)), [len(windows) for windows, _ in group])
+    windows, shares = (np.concatenate(parts) for parts in zip(*group, strict=True))
+    return Members(windows, slots, shares, len(group))
 
 
 def _optimizer(model: GradientEngine, spec: TrainSpec) -> torch.optim.Optimizer:

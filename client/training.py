@@ -1,6 +1,6 @@
 """From a plan to a round's update: the part that agent and simulation share."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -12,13 +12,15 @@ from privet.client.gradients import LinearEngine, OpacusEngine, self_test
 from privet.client.trainer import TrainSpec, train
 from privet.common.adapter import AdapterSpec, Arrays, Floats
 from privet.common.config import Plan
-from privet.common.examples import TRAINING_ROWS, UNKNOWN, Batch, Examples, FeatureExamples, TokenExamples, tokenise
+from privet.common.examples import TRAINING_ROWS, Batch, Examples, TokenExamples
+from privet.common.inference import frozen_features, record_logits
 from privet.common.initial import uniform
 from privet.common.methods import method_for
 from privet.common.model import Classifier, build_classifier, load_tokenizer
 from privet.common.privacy.events import TrainEvent
 from privet.common.privacy.noise import NoiseSource
 from privet.common.tasks.classification import per_example_loss
+from privet.common.tokens import tokenise
 
 
 class LabelledTexts(Protocol):
@@ -47,9 +49,9 @@ class RoundTrainer:
         self.plan = plan
         self.method = method_for(plan)
         self.tokenizer = load_tokenizer(base)
-        # Sets the truncation now: two threads that did so at once would disturb each other.
-        tokenise([""], np.zeros(1, np.int64), np.zeros(1, np.int64), 1, self.tokenizer, plan.task.buckets)
         self.classifier: Classifier = build_classifier(plan, base)
+        # Sets the truncation now: two threads that did so at once would disturb each other.
+        self._tokenise([""], np.zeros(1, np.int64), np.zeros(1, np.int64), 1)
         self.spec: AdapterSpec = self.classifier.spec
         self.frozen_features = self.method.frozen_features(self.spec)
         self._engines: dict[AdapterSpec, OpacusEngine | LinearEngine] = {}
@@ -57,16 +59,15 @@ class RoundTrainer:
 
     def prepare(self, data: LabelledTexts) -> Examples:
         """Tokenise once; for frozen features run the base once over every record."""
-        tokens = tokenise(
-            data.texts,
-            data.labels,
-            data.units,
-            data.num_units,
-            self.tokenizer,
-            self.plan.task.buckets,
-            self.classifier.vocabulary,
-        )
-        return self._features(tokens) if self.frozen_features else tokens
+        tokens = self._tokenise(data.texts, data.labels, data.units, data.num_units)
+        return frozen_features(self.classifier, tokens) if self.frozen_features else tokens
+
+    def _tokenise(
+        self, texts: Sequence[str], labels: NDArray[np.int64], units: NDArray[np.int64], num_units: int
+    ) -> TokenExamples:
+        task, vocabulary = self.plan.task, self.classifier.vocabulary
+        settings: dict[str, int] = {"windows": task.windows, "stride": task.stride}
+        return tokenise(texts, labels, units, num_units, self.tokenizer, task.buckets, vocabulary, **settings)
 
     def update(
         self,
@@ -88,6 +89,16 @@ class RoundTrainer:
         )
         change, _ = train(engine, examples, spec, noise)
         return engine.spec.unflatten(change)
+
+    def logits(self, arrays: Arrays, examples: Examples) -> Floats:
+        """What the classifier with `arrays` (checked by the caller) says of every record, float32 [N, L]: the mean over
+        its windows.
+
+        A record's row is the same to the last bit whoever else is there. It may hold values that are not finite. The
+        classifier keeps `arrays`.
+        """
+        self.classifier.write(arrays)
+        return record_logits(self.classifier, examples)
 
     def engine(self, round: int) -> OpacusEngine | LinearEngine:
         """The gradient engine of what this round trains; self-tested when it is made."""
@@ -124,15 +135,3 @@ class RoundTrainer:
         rows = np.arange(TRAINING_ROWS)
         labels = torch.from_numpy(rows % len(self.plan.task.labels))
         return Batch(inputs, labels, torch.ones(TRAINING_ROWS), rows, rows)
-
-    def _features(self, tokens: TokenExamples) -> FeatureExamples:
-        """What the last layer reads, for every record, float32 [N, d]. A row that is not finite becomes zero."""
-        table = torch.zeros(len(tokens.labels), self.classifier.last_layer().in_features)
-        with torch.inference_mode():
-            for batch in tokens.for_inference():
-                rows = self.classifier.features(*batch.inputs)[torch.from_numpy(batch.rows)]
-                table[torch.from_numpy(batch.records)] = rows
-        finite = torch.isfinite(table).all(dim=1, keepdim=True)
-        clean = torch.where(finite, table, torch.zeros_like(table))
-        labels = np.where(finite.numpy()[:, 0], tokens.labels, UNKNOWN)
-        return FeatureExamples(clean, labels, tokens.units)

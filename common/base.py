@@ -23,8 +23,8 @@ TOKENIZER_FILES = (
 )
 
 
-def resolve_base(base: str) -> Path:
-    """The local folder of a base model.
+def resolve_base(base: str, *, local_only: bool = False) -> Path:
+    """The local folder of a base model; with `local_only` the network is asked in no case.
 
     `package:NAME` is looked up without importing it; its folder `model/` is taken where there is one.
     Raises: ModelError.
@@ -50,15 +50,15 @@ def resolve_base(base: str) -> Path:
                 "the folder has no config.json.", where=str(folder), mend="give a transformers model folder."
             )
         return folder
-    return _from_hub(base)
+    return _from_hub(base, (True,) if local_only else (True, False))
 
 
-def _from_hub(base: str) -> Path:
+def _from_hub(base: str, attempts: tuple[bool, ...]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     patterns = ["config.json", "*.safetensors", *TOKENIZER_FILES]
-    for local_only in (True, False):
+    for local_only in attempts:
         try:
             folder = Path(snapshot_download(base, allow_patterns=patterns, local_files_only=local_only))
         except HFValidationError:
@@ -104,12 +104,12 @@ def base_digest(folder: Path) -> str:
     return hashlib.sha256(json.dumps(listing, separators=(",", ":")).encode()).hexdigest()
 
 
-def checked_base(base: str, sha256: str) -> Path:
-    """The folder of `base`, its digest equal to `sha256`.
+def checked_base(base: str, sha256: str, *, local_only: bool = False) -> Path:
+    """The folder of `base`, its digest equal to `sha256`; `local_only` as in `resolve_base`.
 
     Raises: ModelError.
     """
-    folder = resolve_base(base)
+    folder = resolve_base(base, local_only=local_only)
     found = base_digest(folder)
     if found != sha256:
         raise ModelError(

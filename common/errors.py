@@ -9,7 +9,7 @@ The tree::
     │   └── ModelError                   a base model or an adapter
     ├── RefusedError            exit 3   a site's policy or budget said no; carries a Code
     ├── WireError               exit 1   what arrived over the wire is not what was agreed
-    ├── LedgerError             exit 1   the site's ledger cannot be used (client/ledger_file): nobody trains
+    ├── LedgerError             exit 1   the site's ledger cannot be used (client/ledger_schema): nobody trains
     ├── TransportError          exit 1   the network, TLS or a key
     └── RunError                exit 1   a federation that cannot go on
 
@@ -31,6 +31,7 @@ class Code(StrEnum):
     OUTSIDE_HORIZON = "outside_horizon"  # a round that the approved horizon does not hold
     ALTERED_REQUEST = "altered_request"  # the same round was asked for before with other content
     ROUND_LOST = "round_lost"  # reserved earlier without a stored reply: spent, never run again
+    LEDGER_BEHIND = "ledger_behind"  # the site's ledger is older than one it has shown: its operator must charge it
     BAD_REQUEST = "bad_request"  # malformed names, shapes, types or values
     BASE_MISMATCH = "base_mismatch"  # the base model's digest is not the plan's
     ADAPTER_MISMATCH = "adapter_mismatch"  # the initial adapter's digest differs

@@ -1,9 +1,9 @@
 """Examples grouped by unit, and the batches that training reads.
 
-No coupling through arithmetic: a record's gradient must be the same to the last bit whoever else was drawn. A matrix
-product can round a row differently at another place in the batch, and a hostile server can choose weights that make the
-difference large. So a record's padded length and its row are functions of the record alone, and the batches of a length
-all have the same number of rows, filled up with dummies.
+A record is read in one or more windows. No coupling through arithmetic: a window's gradient must be the same to the
+last bit whoever else was drawn. A matrix product can round a row differently at another place in the batch, and a
+hostile server can choose weights that make the difference large. So a window's padded length and its row are functions
+of the window alone, and the batches of a length all have the same number of rows, filled up with dummies.
 """
 
 import hashlib
@@ -21,18 +21,19 @@ Integers = NDArray[np.int64]
 UNKNOWN = -1  # label of a record that the plan has no label for: it contributes zero
 
 TRAINING_ROWS = 4  # few rows: a draw fills them evenly
+FEATURE_ROWS = 64
 _INFERENCE_ROWS = 8
-_FEATURE_ROWS = 1024
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Model inputs of one shape. `rows` says where each of `records` lies; all other rows are dummies of weight 0."""
+    """Model inputs of one shape. `rows` says where the windows lie that stand at `places` of those asked for; all other
+    rows are dummies of weight 0."""
 
     inputs: tuple[Tensor, ...]
-    labels: Tensor  # int64 [N]
-    weights: Tensor  # float32 [N], 0 or 1
-    records: Integers
+    labels: Tensor  # int64 [rows]
+    weights: Tensor  # float32 [rows], 0 or 1
+    places: Integers
     rows: Integers
 
 
@@ -49,34 +50,65 @@ class Units:
         return self._order[self._start[unit] : self._start[unit + 1]]
 
 
+class Windows:
+    """Which windows belong to which record, in compressed rows: those of record 0 first, each record at least one."""
+
+    def __init__(self, counts: Integers) -> None:
+        self.counts = counts  # [N]
+        self.start = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])  # [N + 1]
+        self.record = np.repeat(np.arange(len(counts)), counts)  # [W], whose a window is
+
+    def of(self, records: Integers) -> tuple[Integers, Integers]:
+        """The windows of these records one after the other, and how many each has."""
+        counts = self.counts[records]
+        before = np.cumsum(counts) - counts
+        return np.repeat(self.start[records] - before, counts) + np.arange(int(counts.sum())), counts
+
+    def mean(self, values: Tensor) -> NDArray[np.float32]:
+        """Mean over each record's windows: values [W, L] to float32 [N, L], record by record in float64."""
+        table: NDArray[np.float32] = values.numpy()
+        if len(self.counts) == len(table):
+            return table
+        with np.errstate(invalid="ignore", over="ignore"):  # what is not finite stays so, without a word
+            sums = np.add.reduceat(table.astype(np.float64), self.start[:-1], axis=0)
+            return np.asarray(sums / self.counts[:, None], np.float32)
+
+
 class Examples(Protocol):
     """What the trainer needs of the data."""
 
+    labels: Integers  # [N records], UNKNOWN where the plan has none
     units: Units
+    windows: Windows
 
-    def batches(self, records: Integers) -> Iterator[Batch]:
-        """Batches of these records, each once."""
+    def batches(self, windows: Integers) -> Iterator[Batch]:
+        """Batches of these windows, each once."""
+        ...
+
+    def for_inference(self) -> Iterator[Batch]:
+        """Every window once; their places are their numbers."""
         ...
 
 
-def _placed(labels: Integers, records: Integers, rows: Integers, num_rows: int) -> tuple[Tensor, Tensor]:
-    placed = np.zeros(num_rows, np.int64)
-    weights = np.zeros(num_rows, np.float32)
-    found = labels[records]
-    placed[rows] = np.where(found == UNKNOWN, 0, found)
-    weights[rows] = found != UNKNOWN
-    return torch.from_numpy(placed), torch.from_numpy(weights)
-
-
 class TokenExamples:
-    """Token ids in buckets of padded length."""
+    """Token ids of every window, in buckets of padded length.
+
+    ids: of each window; windows: whose they are, None where every record has one.
+    """
 
     def __init__(
-        self, ids: Sequence[NDArray[np.int32]], labels: Integers, units: Units, buckets: Sequence[int], pad: int
+        self,
+        ids: Sequence[NDArray[np.int32]],
+        labels: Integers,
+        units: Units,
+        buckets: Sequence[int],
+        pad: int,
+        windows: Windows | None = None,
     ) -> None:
         self.labels, self.units, self._pad = labels, units, pad
+        self.windows = windows or Windows(np.ones(len(ids), np.int64))
         lengths = np.array([len(row) for row in ids], np.int64)
-        self.bucket_of = np.searchsorted(np.asarray(buckets), lengths)  # the shortest that holds the record
+        self.bucket_of = np.searchsorted(np.asarray(buckets), lengths)  # the shortest that holds the window
         self.buckets = tuple(buckets)
         self._key = np.array([_content_key(row) for row in ids], np.uint64)
         self._row = np.zeros(len(ids), np.int64)
@@ -85,97 +117,80 @@ class TokenExamples:
         for index, length in enumerate(buckets):
             members = np.flatnonzero(self.bucket_of == index)
             matrix = np.full((len(members), length), pad, np.int32)
-            for row, record in enumerate(members.tolist()):
-                matrix[row, : len(ids[record])] = ids[record]
+            for row, window in enumerate(members.tolist()):
+                matrix[row, : len(ids[window])] = ids[window]
             self._row[members] = np.arange(len(members))
             self._ids.append(matrix)
             self._lengths.append(lengths[members])
 
-    def batches(self, records: Integers, num_rows: int = TRAINING_ROWS) -> Iterator[Batch]:
+    def batches(self, windows: Integers, num_rows: int = TRAINING_ROWS) -> Iterator[Batch]:
         for bucket, length in enumerate(self.buckets):
-            mine = records[self.bucket_of[records] == bucket]
-            rows = (self._key[mine] % np.uint64(num_rows)).astype(np.int64)
-            for part in _one_a_row(rows):
-                yield self._batch(bucket, length, mine[part], rows[part], num_rows)
+            mine = np.flatnonzero(self.bucket_of[windows] == bucket)
+            for part, rows in _pinned(self._key[windows[mine]], num_rows):
+                yield self._batch(bucket, length, windows[mine[part]], mine[part], rows, num_rows)
 
-    def _batch(self, bucket: int, length: int, records: Integers, rows: Integers, num_rows: int) -> Batch:
+    def _batch(
+        self, bucket: int, length: int, windows: Integers, places: Integers, rows: Integers, num_rows: int
+    ) -> Batch:
         ids = np.full((num_rows, length), self._pad, np.int64)
         mask = np.zeros((num_rows, length), np.int64)
         mask[:, 0] = 1  # a dummy row attends to one padding token
-        stored = self._row[records]
+        stored = self._row[windows]
         ids[rows] = self._ids[bucket][stored]
         mask[rows] = np.arange(length) < self._lengths[bucket][stored, None]
-        labels, weights = _placed(self.labels, records, rows, num_rows)
-        return Batch((torch.from_numpy(ids), torch.from_numpy(mask)), labels, weights, records, rows)
+        labels, weights = _placed(self.labels[self.windows.record[windows]], rows, num_rows)
+        return Batch((torch.from_numpy(ids), torch.from_numpy(mask)), labels, weights, places, rows)
 
     def for_inference(self) -> Iterator[Batch]:
-        """Every record once, in larger batches."""
-        return self.batches(np.arange(len(self.labels)), _INFERENCE_ROWS)
+        """Every window once, in larger batches."""
+        return self.batches(np.arange(len(self.bucket_of)), _INFERENCE_ROWS)
 
 
 class FeatureExamples:
-    """Frozen features [N, d], computed once: what the method `head` trains on. Their engine works in float64, where no
-    row needs a fixed place."""
+    """Frozen features of every window, [W, d], computed once: what the method `head` trains on.
 
-    def __init__(self, features: Tensor, labels: Integers, units: Units) -> None:
-        self.features, self.labels, self.units = features, labels, units
+    A record with a window that is not finite has no label, and that window's features are zero.
+    """
 
-    def batches(self, records: Integers) -> Iterator[Batch]:
-        for start in range(0, len(records), _FEATURE_ROWS):
-            part = records[start : start + _FEATURE_ROWS]
-            rows = np.arange(len(part))
-            labels, weights = _placed(self.labels, part, rows, len(part))
-            yield Batch((self.features[torch.from_numpy(part)],), labels, weights, part, rows)
+    def __init__(self, features: Tensor, labels: Integers, units: Units, windows: Windows | None = None) -> None:
+        self.units = units
+        self.windows = windows or Windows(np.ones(len(features), np.int64))
+        finite = torch.isfinite(features).all(dim=1, keepdim=True)
+        self.features = torch.where(finite, features, torch.zeros_like(features))
+        self.labels = labels.copy()
+        self.labels[self.windows.record[~finite.numpy()[:, 0]]] = UNKNOWN
+        self._key = np.array([_content_key(row) for row in self.features.numpy()], np.uint64)
+
+    def batches(self, windows: Integers) -> Iterator[Batch]:
+        for places, rows in _pinned(self._key[windows], FEATURE_ROWS):
+            inputs = torch.zeros(FEATURE_ROWS, self.features.shape[1])
+            inputs[torch.from_numpy(rows)] = self.features[torch.from_numpy(windows[places])]
+            labels, weights = _placed(self.labels[self.windows.record[windows[places]]], rows, FEATURE_ROWS)
+            yield Batch((inputs,), labels, weights, places, rows)
+
+    def for_inference(self) -> Iterator[Batch]:
+        """Every window once."""
+        return self.batches(np.arange(len(self.features)))
 
 
-def _content_key(ids: NDArray[np.int32]) -> int:
-    return int.from_bytes(hashlib.blake2b(np.ascontiguousarray(ids).tobytes(), digest_size=8).digest(), "little")
+def _placed(labels: Integers, rows: Integers, num_rows: int) -> tuple[Tensor, Tensor]:
+    placed = np.zeros(num_rows, np.int64)
+    weights = np.zeros(num_rows, np.float32)
+    placed[rows] = np.where(labels == UNKNOWN, 0, labels)
+    weights[rows] = labels != UNKNOWN
+    return torch.from_numpy(placed), torch.from_numpy(weights)
 
 
-def _one_a_row(rows: Integers) -> Iterator[Integers]:
-    """Split positions into batches with at most one record a row."""
+def _content_key(values: NDArray[Any]) -> int:
+    return int.from_bytes(hashlib.blake2b(np.ascontiguousarray(values).tobytes(), digest_size=8).digest(), "little")
+
+
+def _pinned(keys: NDArray[np.uint64], num_rows: int) -> Iterator[tuple[Integers, Integers]]:
+    """Split positions into batches with at most one window a row; the row is a function of the key alone."""
+    rows = (keys % np.uint64(num_rows)).astype(np.int64)
     order = np.argsort(rows, kind="stable")
     ordered = rows[order]
     turn = np.arange(len(rows)) - np.searchsorted(ordered, ordered)  # how many of the same row came before
     for number in range(int(turn.max()) + 1 if len(turn) else 0):
-        yield order[turn == number]
-
-
-def tokenise(
-    texts: Sequence[str],
-    labels: Integers,
-    units: Integers,
-    num_units: int,
-    tokenizer: Any,
-    buckets: Sequence[int],
-    vocabulary: int | None = None,
-) -> TokenExamples:
-    """Tokenise once; texts over the last bucket's length are cut there.
-
-    The tokenizer came with the base that a server named: a record that it fails on, or for which it gives ids outside
-    the `vocabulary`, becomes one padding token with no label. No record can raise.
-    """
-    pad = int(tokenizer.pad_token_id or 0)
-    ids: list[NDArray[np.int32]] = []
-    usable = np.ones(len(texts), bool)
-    for start in range(0, len(texts), 2048):
-        part = list(texts[start : start + 2048])
-        for offset, row in enumerate(_encode(tokenizer, part, buckets[-1])):
-            sound = row is not None and 0 < len(row) <= buckets[-1]
-            if sound and vocabulary is not None:
-                sound = bool(row.min() >= 0 and row.max() < vocabulary)  # type: ignore[union-attr]
-            usable[start + offset] = sound
-            ids.append(row.astype(np.int32) if sound and row is not None else np.array([pad], np.int32))
-    return TokenExamples(ids, np.where(usable, labels, UNKNOWN), Units(units, num_units), buckets, pad)
-
-
-def _encode(tokenizer: Any, texts: list[str], longest: int) -> list[NDArray[np.int64] | None]:
-    try:
-        encoded = tokenizer(texts, truncation=True, max_length=longest, return_attention_mask=False)["input_ids"]
-        return [np.asarray(row, np.int64) for row in encoded]
-    except KeyboardInterrupt:
-        raise
-    except BaseException:  # a panic in the tokenizer's Rust is not an Exception; one record must not tell on itself
-        if len(texts) == 1:
-            return [None]
-        return [row for text in texts for row in _encode(tokenizer, [text], longest)]
+        part = order[turn == number]
+        yield part, rows[part]

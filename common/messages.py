@@ -29,6 +29,9 @@ _MAX_ARRAYS = 4096
 _MAX_VALUES = 1 << 26  # of all arrays of a message together: 256 MiB of float32
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Head = Annotated[str, Field(pattern=r"^[A-Za-z0-9+/]{40,200}={0,2}$")]  # base64; always of one length
+
+COUNTS = "counts"  # the array of an evaluation's reply: noised cells, float32 [cells]
 
 
 class _Body(Table):
@@ -42,6 +45,7 @@ class OfferBody(_Body):
     plan: Annotated[str, Field(max_length=_MAX_BODY)]  # canonical JSON
     plan_digest: Digest
     adapter_digest: Digest  # of the initial adapter that both sides derive
+    head: Head | None = None  # the newest that the server saw of this site
 
 
 class TrainBody(_Body):
@@ -50,6 +54,15 @@ class TrainBody(_Body):
     kind: Literal["train"] = "train"
     plan_digest: Digest
     round: Annotated[int, Field(ge=1, le=1_000_000)]
+
+
+class EvaluateBody(_Body):
+    """Measure these arrays on the validation units."""
+
+    kind: Literal["evaluate"] = "evaluate"
+    plan_digest: Digest
+    round: Annotated[int, Field(ge=1, le=1_000_000)]  # the number of the evaluation: 1, 2, …
+    after: Annotated[int, Field(ge=1, le=1_000_000)]  # the training round that made the arrays
 
 
 class FinishBody(_Body):
@@ -67,12 +80,14 @@ class ReplyBody(_Body):
     plan_digest: Digest
     round: Annotated[int, Field(ge=0, le=1_000_000)] = 0
     statement: Statement | None = None
+    head: Head | None = None  # the site's ledger, sealed: only the site can read it
 
 
-RequestBody = OfferBody | TrainBody | FinishBody
-_BODIES: dict[str, type[OfferBody] | type[TrainBody] | type[FinishBody]] = {
+RequestBody = OfferBody | TrainBody | EvaluateBody | FinishBody
+_BODIES: dict[str, type[RequestBody]] = {
     "offer": OfferBody,
     "train": TrainBody,
+    "evaluate": EvaluateBody,
     "finish": FinishBody,
 }
 
@@ -146,8 +161,8 @@ def parse_request(record: RecordDict, *, max_values: int | None = None) -> Reque
         body = _BODIES[kind].model_validate_json(text)
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         raise WireError("The request's body is not of a known schema.") from None
-    if carried and not isinstance(body, TrainBody):
-        raise WireError("Arrays come with a training request only.")
+    if carried and not isinstance(body, TrainBody | EvaluateBody):
+        raise WireError("Arrays come with a request to train or to evaluate only.")
     return Request(body, _copied(carried))
 
 

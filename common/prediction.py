@@ -13,7 +13,9 @@ from privet.common import adapter
 from privet.common.base import checked_base
 from privet.common.config import Plan, load_federation
 from privet.common.errors import ModelError, WireError
+from privet.common.examples import Windows
 from privet.common.model import Classifier, build_classifier, canonical_name, load_tokenizer
+from privet.common.tokens import split
 
 __all__ = ["Predictor", "probabilities"]
 
@@ -49,13 +51,14 @@ class Predictor:
         return self.plan.task.labels
 
     def predict(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Logits [N, L], row by row as `texts`; texts beyond the plan's max_length tokens are cut there."""
+        """Logits [N, L], row by row as `texts`: the mean over a text's windows, at most the plan's number of them."""
         parts = [self._predict(texts[i : i + _TEXTS_PER_PASS]) for i in range(0, len(texts), _TEXTS_PER_PASS)]
         return np.concatenate(parts) if parts else np.zeros((0, len(self.labels)), np.float32)
 
     def _predict(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        limit = self.plan.task.max_length
-        rows = self._tokenizer(list(texts), truncation=True, max_length=limit, return_attention_mask=False)["input_ids"]
+        task = self.plan.task
+        found = split(self._tokenizer, list(texts), task.max_length, task.windows, task.stride)
+        rows = [row for windows in found for row in windows]
         lengths = np.array([len(row) for row in rows])
         order = np.argsort(lengths, kind="stable")  # neighbours of like length need little padding
         logits = np.zeros((len(rows), len(self.labels)), np.float32)
@@ -67,7 +70,7 @@ class Predictor:
             batch = order[start : start + num]
             logits[batch] = self._forward([rows[i] for i in batch])
             start += num
-        return logits
+        return Windows(np.array([len(windows) for windows in found])).mean(torch.from_numpy(logits))
 
     @torch.inference_mode()
     def _forward(self, rows: Sequence[Sequence[int]]) -> NDArray[np.float32]:

@@ -56,6 +56,19 @@ def create_files(files: Sequence[NewFile]) -> None:
         raise
 
 
+def new_file(path: Path, content: bytes) -> None:
+    """Make one public file (mode 0644), whole or not at all.
+
+    Raises: ConfigError where it exists or cannot be written; an existing file is never touched.
+    """
+    create_files([NewFile(path=path, content=b"")])  # claims the name
+    try:
+        replace_file(path, content)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
 def replace_file(path: Path, content: bytes) -> None:
     """Put `content` (public, mode 0644) in the place of `path` at once: a reader sees the old file or the new one.
 

@@ -16,6 +16,7 @@ from privet.common.model import build_classifier, initial_arrays, load_tokenizer
 from privet.server.enrolment import is_invite_stale, load_certificates, load_sites
 from privet.server.evaluation import PublicEvaluator, load_public
 from privet.server.fleet import Fleet
+from privet.server.heads import Heads
 from privet.server.roster import Event, Listener
 from privet.server.run_folder import RunFolder
 from privet.server.strategy import PrivetStrategy
@@ -72,6 +73,7 @@ def run_server(federation: Federation, file: Path, on_event: Listener) -> Path:
                 on_event=listen,
                 evaluate=evaluate,
                 keep=folder.keep,
+                heads=Heads(server.state / "heads.json"),
             )
             strategy.start(grid)
         folder.finish(

@@ -20,7 +20,8 @@ NOT_COVERED = (
     "A site whose computer is compromised.",
     "A site that lies in order to spoil the model.",
     "When a site was online, how long it took, and when it dropped out.",
-    "A site whose ledger was restored from an older copy.",
+    "A site's host that was restored from an older copy together with the ledger's head file, where the server hides "
+    "what it saw: a ledger that was restored alone, or that the server has seen further on, is refused.",
     "Settings chosen from private results outside the ledger.",
     "Attacks on the rounding of floating-point noise: it is rounded to a public grid, which is a mitigation, not an "
     "exact discrete mechanism.",
@@ -29,7 +30,8 @@ NOT_COVERED = (
 
 _ADJACENCY = {
     "epsilon": "add or remove one unit, all its records at all times",
-    "epsilon_replace": "replace one unit: any change within it",
+    "epsilon_replace": "replace one unit: any change within it; in record mode one record exchanged for another",
+    "epsilon_person": "in record mode, add or remove a person with at most max_per_person records; null is no claim",
 }
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 _MAX_LABELS = 100  # listed in the card; plan.toml has all
@@ -61,11 +63,13 @@ def model_card(
     results: Mapping[str, Any] | None,
     rounds_done: int,
     simulated: bool,
+    at_sites: Mapping[str, Any] | None = None,
 ) -> str:
     """README.md of the adapter's folder, with the head of metadata that model hubs read.
 
     results: public metrics of these very weights, where the server had a public file.
     rounds_done: rounds whose updates went into the weights.
+    at_sites: metrics of these very weights out of the sites' noised counts, with their standard errors, where measured.
     """
     return (
         _environment()
@@ -77,13 +81,15 @@ def model_card(
             shown_labels=plan.task.labels[:_MAX_LABELS],
             statements=dict(sorted(statements.items())),
             unguaranteed=[name for name, statement in sorted(statements.items()) if not statement.guarantee],
-            words=grouped_words(statements),
+            groups=_grouped(statements),
+            at_sites=at_sites if at_sites and at_sites["accuracy"] is not None else None,
             results=results,
             recall=list((results or {}).get("recall", {}).items())[:_MAX_LABELS],
             rounds_done=rounds_done,
             simulated=simulated,
             snippet=loading_snippet(plan),
             not_covered=NOT_COVERED,
+            max_labels=_MAX_LABELS,
             false_positives=f"{100 * FALSE_POSITIVE_RATE:g} %",
         )
     )
@@ -172,6 +178,14 @@ def grouped_words(statements: Mapping[str, Statement]) -> list[tuple[list[str], 
     for name, statement in sorted(statements.items()):
         groups.setdefault(tuple(statement.in_words()), []).append(name)
     return [(names, list(words)) for words, names in groups.items()]
+
+
+def _grouped(statements: Mapping[str, Statement]) -> list[tuple[list[str], list[str], list[tuple[str, str]]]]:
+    """Names, words and table of the sites that state the same, figure by figure."""
+    groups: dict[tuple[tuple[str, str], ...], list[str]] = {}
+    for name, statement in sorted(statements.items()):
+        groups.setdefault(tuple(statement.table()), []).append(name)
+    return [(names, statements[names[0]].in_words(), list(rows)) for rows, names in groups.items()]
 
 
 def loss_text(value: float | None, digits: int = 2) -> str:

@@ -1,7 +1,7 @@
-"""The curve of public metrics by round: lines, ticks and marks of an SVG, as a template draws them."""
+"""The curve of metrics by round: lines, error bars, ticks and marks of an SVG, as a template draws them."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 WIDTH, HEIGHT = 720, 300
@@ -27,12 +27,22 @@ class Dot:
 
 
 @dataclass(frozen=True)
+class Bar:
+    """One value's error bar, a standard error to either side: its place, upper and lower end."""
+
+    x: float
+    top: float
+    bottom: float
+
+
+@dataclass(frozen=True)
 class Line:
-    """One metric: SVG points and dots."""
+    """One metric: SVG points, dots and error bars."""
 
     name: str
     points: str
     dots: tuple[Dot, ...]
+    bars: tuple[Bar, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -51,14 +61,28 @@ class Curve:
     height: int = HEIGHT
 
 
-def draw(metrics: Sequence[tuple[str, Sequence[tuple[int, float]]]], skipped: Sequence[int]) -> Curve | None:
-    """Lines of (name, [(round, value in [0, 1])]); None where no line has a point."""
+def draw(
+    metrics: Sequence[tuple[str, Sequence[tuple[int, float]]]],
+    skipped: Sequence[int],
+    errors: Mapping[str, Mapping[int, float]] | None = None,
+) -> Curve | None:
+    """Lines of (name, [(round, value in [0, 1])]); None where no line has a point.
+
+    errors: standard errors of a line's values by round, for its error bars; they end at 0 and 1.
+    """
+    errors = errors or {}
     drawn = [(name, series) for name, series in metrics if series]
     if not drawn:
         return None
     every = [number for _, series in drawn for number, _ in series] + list(skipped)
     first, last = min(every), max(every)
+    spans = {
+        name: [(n, max(0.0, value - errors[name][n]), min(1.0, value + errors[name][n])) for n, value in series]
+        for name, series in drawn
+        if name in errors
+    }
     values = [value for _, series in drawn for _, value in series]
+    values += [end for span in spans.values() for _, *ends in span for end in ends]
     step = _step(max(values) - min(values))
     low, high = max(0.0, math.floor(min(values) / step) * step), min(1.0, math.ceil(max(values) / step) * step)
     if high - low < step:
@@ -78,6 +102,7 @@ def draw(metrics: Sequence[tuple[str, Sequence[tuple[int, float]]]], skipped: Se
             tuple(Dot(x(n), y(value), f"round {n}: {name} {value:.3f}") for n, value in series)
             if len(series) <= _MAX_DOTS
             else (),
+            tuple(Bar(x(n), y(end), y(start)) for n, start, end in spans.get(name, ())),
         )
         for name, series in drawn
     )

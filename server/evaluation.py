@@ -3,15 +3,16 @@
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 
 from privet.common.adapter import Arrays
 from privet.common.config import Plan, PublicData
 from privet.common.errors import DataError
-from privet.common.examples import TokenExamples, tokenise
+from privet.common.examples import Examples
+from privet.common.inference import frozen_features, record_logits
 from privet.common.model import Classifier
 from privet.common.tables import read_columns
 from privet.common.tasks.classification import PublicMetrics, public_metrics
+from privet.common.tokens import tokenise
 
 
 def load_public(data: PublicData, labels: Sequence[str]) -> tuple[list[str], list[int]]:
@@ -54,28 +55,11 @@ class PublicEvaluator:
         self._plan, self._classifier = plan, classifier
         self._truth = np.asarray(truth, np.int64)
         units = np.arange(len(texts))
-        self._tokens = tokenise(texts, self._truth, units, len(texts), tokenizer, plan.task.buckets)
-        self._features = _outputs(classifier, self._tokens, features=True) if frozen else None
+        settings: dict[str, int] = {"windows": plan.task.windows, "stride": plan.task.stride}
+        tokens = tokenise(texts, self._truth, units, len(texts), tokenizer, plan.task.buckets, **settings)
+        self._examples: Examples = frozen_features(classifier, tokens) if frozen else tokens
 
     def __call__(self, arrays: Arrays) -> PublicMetrics:
         """Metrics of the adapter `arrays` on the public file."""
         self._classifier.write(arrays)
-        if self._features is not None:
-            with torch.inference_mode():
-                logits = self._classifier.last_layer()(self._features)
-        else:
-            logits = _outputs(self._classifier, self._tokens, features=False)
-        return public_metrics(logits.numpy(), self._truth, self._plan.task.labels)
-
-
-def _outputs(classifier: Classifier, tokens: TokenExamples, *, features: bool) -> torch.Tensor:
-    """Features [N, d] or logits [N, L] of every record."""
-    table: torch.Tensor | None = None
-    with torch.inference_mode():
-        for batch in tokens.for_inference():
-            rows = classifier.features(*batch.inputs) if features else classifier(*batch.inputs)
-            if table is None:
-                table = torch.empty(len(tokens.labels), rows.shape[1])
-            table[torch.from_numpy(batch.records)] = rows[torch.from_numpy(batch.rows)]
-    assert table is not None  # there is at least one public record
-    return table
+        return public_metrics(record_logits(self._classifier, self._examples), self._truth, self._plan.task.labels)

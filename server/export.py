@@ -72,6 +72,9 @@ def export_sentence_transformers(
     Transformer with LoRA merged into its weights, mean pooling, L2 normalisation, and a Dense layer into whose weight
     the feature scale is folded. config.json holds id2label. The live classifier is left as it is.
 
+    It reads a text's first max_length tokens.
+    WINDOWS.txt says so where the plan reads longer texts in several windows.
+
     Raises: ModelError unless the plan pools by mean; RunError when the folder cannot be written.
     """
     plan, head = classifier.plan, classifier.head
@@ -137,8 +140,20 @@ def export_sentence_transformers(
         dense = {"linear.weight": head.weight * plan.model.feature_scale, "linear.bias": head.bias}
         adapter.save(_numpy(dense), draft / "3_Dense" / "model.safetensors", {"format": "pt"})
         (draft / "plan.toml").write_text(plan_toml(plan), encoding="utf-8")
+        if plan.task.windows > 1:
+            (draft / "WINDOWS.txt").write_text(_first_window_only(plan), encoding="utf-8")
         for name, text in (documents or {}).items():
             (draft / name).write_text(text, encoding="utf-8")
+
+
+def _first_window_only(plan: Plan) -> str:
+    task = plan.task
+    return (
+        f"This folder reads the first {task.max_length} tokens of a text and cuts off the rest.\n"
+        f"The model was trained, and is judged by privet, on up to {task.windows} windows of {task.max_length} tokens, "
+        f"neighbours sharing {task.stride}: the logits of a text are the mean over its windows.\n"
+        "`privet predict` on the adapter's own folder reads them all.\n"
+    )
 
 
 def plan_toml(plan: Plan) -> str:

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +17,7 @@ from privet.common.terminal import printable
 from privet.server.roster import Event, Listener
 
 _LINE = 300  # characters of one drawn line
+_METRICS = {"public": "public accuracy", "sites": "accuracy at the sites"}
 _WORDS = {
     "ok": "agreed",
     "pending": "waits for its operator's approval",
@@ -26,6 +27,7 @@ _WORDS = {
     "adapter_mismatch": "refused: its initial adapter differs",
     "altered_request": "refused: this round was asked for before with other content",
     "outside_horizon": "refused: outside the approved horizon",
+    "ledger_behind": "waits: its ledger is older than it was, and what it forgot must be charged first",
     "round_lost": "lost this round to a crash; it is spent",
     "unknown_plan": "refused: a plan that it has not approved",
     "bad_request": "refused: a malformed request",
@@ -37,6 +39,20 @@ _WORDS = {
 def in_words(code: object) -> str:
     """A wire code for people."""
     return _WORDS.get(str(code), str(code))
+
+
+def sites_accuracy(sites: Mapping[str, Any] | None) -> str:
+    """What the sites' pooled metrics say of the accuracy, with its standard error and the noise's part in it.
+
+    >>> sites_accuracy({"accuracy": 0.8125, "error": 0.034, "noise_share": 0.78})
+    'accuracy at the sites 0.812 ± 0.034 (78 % of the variance is privacy noise)'
+    """
+    if sites is None:
+        return "no site's metrics came"
+    if sites["accuracy"] is None:
+        return "accuracy at the sites: lost in the privacy noise"
+    share = f"{100 * sites['noise_share']:.0f} % of the variance is privacy noise"
+    return f"accuracy at the sites {sites['accuracy']:.3f} ± {sites['error']:.3f} ({share})"
 
 
 _UNSEEN = "not seen yet"
@@ -59,6 +75,7 @@ class View:
     round: int = 0
     accuracy: list[float] = field(default_factory=list)
     sites: dict[str, _Site] = field(default_factory=dict)
+    sites_words: str = ""  # of the latest evaluation at the sites
     status: str = "starting"
 
     def feed(self, event: Event) -> str | None:
@@ -129,7 +146,25 @@ class View:
         if event["public"]:
             self.accuracy.append(event["public"]["accuracy"])
             words.append(f"public accuracy {self.accuracy[-1]:.3f}")
-        return "; ".join(words)
+        return "; ".join([*words, *self._evaluated(event)])
+
+    def _evaluated(self, event: dict[str, Any]) -> list[str]:
+        """What a round's evaluation told, where there was one."""
+        evaluation = event.get("evaluation")
+        if not evaluation:
+            return []
+        self.sites_words = sites_accuracy(event["sites"])
+        words = [self.sites_words]
+        if evaluation["missing"]:
+            words.append("no metrics from: " + ", ".join(evaluation["missing"]))
+        return words + [f"no metrics from {name}: {in_words(code)}" for name, code in evaluation["failed"].items()]
+
+    def _on_stopped_early(self, event: dict[str, Any]) -> str:
+        what = f"no better {_METRICS[event['metric']]} in {event['judgements']} judgements"
+        return f"stopped early after round {event['round']}: {what}"
+
+    def _on_kept(self, event: dict[str, Any]) -> str:
+        return f"kept: the adapter of round {event['best']}, {_METRICS[event['metric']]} {event['accuracy']:.3f}"
 
     def _on_warning(self, event: dict[str, Any]) -> str:
         return f"warning: {event['text']}"
@@ -149,6 +184,7 @@ class View:
         done = int(24 * self.round / self.total) if self.total else 0
         bar = Text("━" * done, "green") + Text("━" * (24 - done), "dim")
         accuracy = f"  public accuracy {self.accuracy[-1]:.3f} {_spark(self.accuracy)}" if self.accuracy else ""
+        accuracy += f"  {self.sites_words}" if self.sites_words else ""
         title, status = printable(self.title, _LINE), printable(self.status, _LINE)
         return Group(Text(title, "bold") + Text(f"  {status}"), bar + Text(accuracy), table)
 

@@ -17,6 +17,7 @@ from privet.common.privacy.statement import Statement
 from privet.server.card import grouped_words, loss_text, number_text
 from privet.server.curve import draw
 from privet.server.export import plan_toml
+from privet.server.judgement import kept_round
 
 _MAX_ROWS = 200  # rounds listed one by one
 _VERSIONS = ("privet", "torch", "transformers", "peft", "opacus", "dp-accounting", "flwr", "numpy")
@@ -49,10 +50,16 @@ def report_html(
     command: what was typed to start the run.
     """
     judged = [(int(row["round"]), row["public"]) for row in history if row["public"]]
+    measured = [row for row in history if row.get("evaluation")]
+    at_sites = {int(row["round"]): row["sites"] for row in measured if row["sites"]}
+    known = {number: sites for number, sites in at_sites.items() if sites["accuracy"] is not None}
     curve = draw(
-        [(title, [(n, float(public[key])) for n, public in judged]) for key, title in _CURVES],
+        [(title, [(n, float(public[key])) for n, public in judged]) for key, title in _CURVES]
+        + [(_AT_SITES, [(n, float(sites["accuracy"])) for n, sites in known.items()])],
         [int(row["round"]) for row in history if not row["aggregated"]],
+        {_AT_SITES: {n: float(sites["error"]) for n, sites in known.items()}},
     )
+    kept = kept_round(history, plan.evaluation)
     seconds = [float(row["seconds"]) for row in history]
     return (
         _environment()
@@ -71,6 +78,9 @@ def report_html(
             command=command,
             final=final,
             curve=curve,
+            measured=measured,
+            kept=kept and kept["round"],
+            at_sites=kept and kept.get("sites"),
             seconds=sum(seconds),
             median_seconds=median(seconds) if seconds else 0.0,
             bytes_down=sum(int(row["bytes_down"]) for row in history),
@@ -81,6 +91,7 @@ def report_html(
 
 
 _CURVES = (("accuracy", "accuracy"), ("macro_f1", "macro F1"))
+_AT_SITES = "accuracy at the sites"
 
 
 def _sites(history: Sequence[Mapping[str, Any]], statements: Mapping[str, Statement]) -> list[SiteRow]:

@@ -4,14 +4,16 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from flwr.app import Message, MessageType
+from flwr.app import Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from privet.common.adapter import Arrays, digest
 from privet.common.config import Plan
 from privet.common.errors import Code, WireError
 from privet.common.messages import OfferBody, Reply, Request, parse_reply, to_record
+from privet.common.privacy.consistency import consistent
 from privet.common.privacy.statement import Statement
+from privet.server.heads import Heads
 
 Event = dict[str, object]
 Listener = Callable[[Event], None]
@@ -42,10 +44,17 @@ class _Offer:
 class Roster:
     """Offers the plan to every site that is online and keeps the answers by name."""
 
-    def __init__(self, plan: Plan, initial: Arrays, name_of: Callable[[int], str], on_event: Listener) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        initial: Arrays,
+        name_of: Callable[[int], str],
+        on_event: Listener,
+        heads: Heads | None = None,
+    ) -> None:
         self._plan, self.name_of, self._on_event = plan, name_of, on_event
-        body = OfferBody(plan=plan.canonical(), plan_digest=plan.digest, adapter_digest=digest(initial))
-        self._offer = to_record(Request(body))
+        self._heads = Heads() if heads is None else heads
+        self._offer = OfferBody(plan=plan.canonical(), plan_digest=plan.digest, adapter_digest=digest(initial))
         self._offers: dict[str, _Offer] = {}  # on their way, by message id
         self.verdicts: dict[str, Verdict] = {}
         self.silent: set[str] = set()  # were asked and never answered
@@ -73,15 +82,24 @@ class Roster:
                 self._on_event({"event": "offer", "site": offer.name, "code": "no_answer"})
         waiting = {offer.name for offer in self._offers.values()}
         asked = [node for node in grid.get_node_ids() if self.name_of(node) not in waiting and self._due(node, now)]
-        messages = [grid.create_message(self._offer, MessageType.QUERY, node, "offer") for node in asked]
+        messages = [grid.create_message(self._offer_to(node), MessageType.QUERY, node, "offer") for node in asked]
         for node, message_id in zip(asked, grid.push_messages(messages), strict=True):
             if message_id:
                 self._offers[message_id] = _Offer(self.name_of(node), node, now + _OFFER_TIMEOUT)
         self._collect(grid)
 
+    def heard(self, name: str, reply: Reply | None) -> None:
+        """Keep the ledger's head that came with a site's reply, whatever its code."""
+        if reply is not None:
+            self._heads.note(name, reply.body.head)
+
     def withdraw(self, name: str, code: Code) -> None:
         """A site that answered a round with a refusal is asked again before it takes part in another."""
         self.verdicts[name] = Verdict(code, self.verdicts[name].statement, time.monotonic())
+
+    def _offer_to(self, node: int) -> RecordDict:
+        head = self._heads.get(self.name_of(node))
+        return to_record(Request(self._offer.model_copy(update={"head": head})))
 
     def _agreed(self, name: str) -> bool:
         verdict = self.verdicts.get(name)
@@ -102,11 +120,20 @@ class Roster:
                 self._settle(offer.name, Code.UNAVAILABLE, None)
                 continue
             reply = sound_reply(message, self._plan, 0)
+            self.heard(offer.name, reply)
             code = Code.UNAVAILABLE if reply is None else reply.code
             statement = None if reply is None else reply.body.statement
-            if code is Code.OK and statement is None:
-                code = Code.UNAVAILABLE
+            if code is Code.OK and (statement is None or not self._believes(offer.name, statement)):
+                code, statement = Code.UNAVAILABLE, None
             self._settle(offer.name, code, statement)
+
+    def _believes(self, name: str, statement: Statement) -> bool:
+        """Whether the statement fits the plan and claims no more than its own mechanism gives; if not, it is told."""
+        fault = consistent(statement, self._plan) if statement.guarantee else None
+        if fault is not None:
+            text = f"{name}: its privacy statement is not accepted: {fault}."
+            self._on_event({"event": "warning", "text": text})
+        return fault is None
 
     def _settle(self, name: str, code: Code, statement: Statement | None) -> None:
         known = self.verdicts.get(name)

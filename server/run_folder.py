@@ -15,6 +15,7 @@ from privet.common.privacy.statement import Statement
 from privet.server.card import model_card, privacy_json
 from privet.server.checkpoint import Checkpoint, save_checkpoint
 from privet.server.export import export_adapter, export_sentence_transformers, plan_toml
+from privet.server.judgement import kept_round
 from privet.server.report import report_html
 
 Event = dict[str, object]
@@ -67,16 +68,24 @@ class RunFolder:
         command: str,
         merged: bool = True,
     ) -> None:
-        """Write adapter/, its card and statement, report.html and, for mean pooling, the merged model."""
+        """Write adapter/, its card and statement, report.html and, for mean pooling, the merged model.
+
+        arrays: of the round that the plan keeps: the last, or the best; its metrics are the ones told.
+        """
         plan, adapter = self._plan, self.path / "adapter"
         classifier.write(arrays)
-        judged = [row["public"] for row in history if isinstance(row.get("public"), dict)]
-        results = cast(Mapping[str, Any] | None, judged[-1] if judged else None)
-        done = sum(bool(row["aggregated"]) for row in history)
+        kept = kept_round(history, plan.evaluation)
+        results = cast(Mapping[str, Any] | None, kept and kept["public"])
+        done = 0 if kept is None else sum(bool(row["aggregated"]) and row["round"] <= kept["round"] for row in history)
         privacy = privacy_json(plan, statements, guarantee=not simulated, reason=reason)
         documents = {
             "README.md": model_card(
-                plan, statements=statements, results=results, rounds_done=done, simulated=simulated
+                plan,
+                statements=statements,
+                results=results,
+                rounds_done=done,
+                simulated=simulated,
+                at_sites=cast(Mapping[str, Any] | None, kept and kept.get("sites")),
             ),
             "privacy.json": json.dumps(privacy, indent=2, ensure_ascii=False) + "\n",
         }

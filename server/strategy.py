@@ -15,14 +15,19 @@ from flwr.serverapp.strategy import Result, Strategy
 
 from privet.common.adapter import MAX_WEIGHT, AdapterSpec, Arrays, Floats
 from privet.common.config import Plan
-from privet.common.errors import Code, RunError, WireError
-from privet.common.messages import FinishBody, Request, TrainBody, to_record
-from privet.common.methods import Stated, Update, aggregation_weights, method_for
+from privet.common.errors import Code, WireError
+from privet.common.messages import EvaluateBody, FinishBody, Request, TrainBody, to_record
+from privet.common.methods import State, Stated, Update, aggregation_weights, method_for
 from privet.common.tasks.classification import PublicMetrics
 from privet.server.checkpoint import Checkpoint
+from privet.server.heads import Heads
+from privet.server.judgement import NO_PUBLIC, Standing, goes_by_public, judged
+from privet.server.metrics import Evaluation, evaluation_number
+from privet.server.quorum import await_quorum
 from privet.server.roster import Event, Listener, Roster, sound_reply
 
 _FINISH_TIMEOUT = 15.0  # seconds for the sites to hear that it is over
+_ASK_ANEW = (Code.UNKNOWN_PLAN, Code.PENDING, Code.REFUSED_BUDGET, Code.REFUSED_POLICY, Code.LEDGER_BEHIND)
 
 
 @dataclass
@@ -33,6 +38,16 @@ class _Round:
     cohort: dict[int, str]
     started: float
     bytes_down: int
+    bytes_up: int = 0
+
+
+@dataclass
+class _Due:
+    """A round that is told once the sites' metrics are in."""
+
+    round: _Round
+    row: Event
+    evaluation: Evaluation
 
 
 class PrivetStrategy(Strategy):  # type: ignore[misc]
@@ -54,16 +69,19 @@ class PrivetStrategy(Strategy):  # type: ignore[misc]
         on_event: Listener,
         evaluate: Callable[[dict[str, Floats]], PublicMetrics] | None = None,
         keep: Callable[[Checkpoint], object] | None = None,
+        heads: Heads | None = None,
     ) -> None:
         self.plan, self.spec, self.method = plan, spec, method_for(plan)
         self.state = self.method.init(initial)
-        self.roster = Roster(plan, initial, name_of, on_event)
+        self.roster = Roster(plan, initial, name_of, on_event, heads)
         self.history: list[Event] = []
         self.completed = 0
+        self.standing = Standing()
         self._sampler = np.random.Generator(np.random.PCG64(plan.method.seed))
         self._pause, self._wait, self._on_event = pause, wait, on_event
         self._evaluate, self._keep = evaluate, keep
         self._round: _Round | None = None
+        self._due: _Due | None = None
 
     # Flower's interface
 
@@ -71,7 +89,15 @@ class PrivetStrategy(Strategy):  # type: ignore[misc]
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Wait for the quorum, draw the cohort, make its requests."""
-        ready = self._quorum(server_round, grid)
+        ready = await_quorum(
+            self.roster,
+            grid,
+            server_round,
+            needed=self.plan.cohort.min_sites,
+            wait=self._wait,
+            pause=self._pause,
+            on_event=self._on_event,
+        )
         size = max(self.plan.cohort.min_sites, round(self.plan.cohort.fraction * len(ready)))
         names = sorted(self._sampler.choice(sorted(ready), size=min(size, len(ready)), replace=False).tolist())
         body = TrainBody(plan_digest=self.plan.digest, round=server_round)
@@ -96,6 +122,7 @@ class PrivetStrategy(Strategy):  # type: ignore[misc]
             if name is None or name in updates or name in failed:
                 continue
             reply = sound_reply(message, self.plan, server_round)
+            self.roster.heard(name, reply)
             code = Code.UNAVAILABLE if reply is None else reply.code
             if reply is not None and code is Code.OK:
                 try:
@@ -105,7 +132,7 @@ class PrivetStrategy(Strategy):  # type: ignore[misc]
                 except WireError:
                     code = Code.BAD_REQUEST
             failed[name] = str(code)
-            if code in (Code.UNKNOWN_PLAN, Code.PENDING, Code.REFUSED_BUDGET, Code.REFUSED_POLICY):
+            if code in _ASK_ANEW:
                 self.roster.withdraw(name, code)
         aggregated = len(updates) >= self.plan.cohort.min_sites
         if aggregated:
@@ -117,23 +144,38 @@ class PrivetStrategy(Strategy):  # type: ignore[misc]
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """No metrics leave the sites."""
-        return []
+        """Ask the sites that release metrics, where an evaluation is due; at most `plan.num_evaluations` in a run."""
+        if self._due is None or self._due.round.number != server_round:
+            return []
+        due = self._due
+        asked = due.evaluation.ask(self.plan, self.roster, grid)
+        sent = self.method.broadcast(self.spec, self.state, server_round)
+        body = EvaluateBody(plan_digest=self.plan.digest, round=due.evaluation.number, after=server_round)
+        record = to_record(Request(body, sent))
+        due.round.bytes_down += len(asked) * sum(array.nbytes for array in sent.values())
+        return [grid.create_message(record, MessageType.EVALUATE, node, str(server_round)) for node in asked]
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-        """No metrics leave the sites."""
+        """Check each reply on its own, pool the sound ones, judge the round by them and tell it."""
+        due, self._due = self._due, None
+        if due is None:
+            return None
+        due.evaluation.collect(replies, self.plan, self.roster)
+        pooled = due.evaluation.pooled(self.plan)
+        due.row |= {"sites": None if pooled is None else pooled.to_json(), "evaluation": due.evaluation.to_json()}
+        due.round.bytes_up += sum(counts.nbytes for counts in due.evaluation.answered.values())
+        if self.plan.evaluation.metric == "sites":
+            self._weigh(due.row)
+        self._store(due.round.number)
+        self._told(due.round, due.row)
         return None
 
     def summary(self) -> None:
         """Tell the listener what is about to run."""
-        self._on_event(
-            {
-                "event": "started",
-                "federation": self.plan.name,
-                "plan": self.plan.digest,
-                "rounds": self.plan.training.rounds,
-            }
-        )
+        told: Event = {"federation": self.plan.name, "plan": self.plan.digest, "rounds": self.plan.training.rounds}
+        self._on_event({"event": "started", **told})
+        if self._evaluate is None and goes_by_public(self.plan.evaluation):
+            self._on_event({"event": "warning", "text": NO_PUBLIC})
 
     def start(
         self,
@@ -150,14 +192,16 @@ class PrivetStrategy(Strategy):  # type: ignore[misc]
         What the other arguments would say stands in the plan. Flower's own loop knows no spare rounds.
         """
         self.summary()
-        empty, config = ArrayRecord(), ConfigRecord()
+        empty, config, timeout = ArrayRecord(), ConfigRecord(), self.plan.cohort.timeout
         self._judge(0)
         number = 0
-        while self.completed < self.plan.training.rounds and number < self.plan.training.horizon:
+        while not self._is_over(number):
             number += 1
             messages = self.configure_train(number, empty, config, grid)
-            replies = grid.send_and_receive(messages, timeout=self.plan.cohort.timeout)
-            self.aggregate_train(number, replies)
+            self.aggregate_train(number, grid.send_and_receive(messages, timeout=timeout))
+            messages = list(self.configure_evaluate(number, empty, config, grid))
+            self.aggregate_evaluate(number, grid.send_and_receive(messages, timeout=timeout) if messages else ())
+        self._conclude(number)
         self.finish(grid)
         return Result()
 
@@ -166,51 +210,17 @@ class PrivetStrategy(Strategy):  # type: ignore[misc]
     def finish(self, grid: Grid) -> None:
         """Tell every site that is here that the federation is over."""
         record = to_record(Request(FinishBody(plan_digest=self.plan.digest)))
-        messages = [grid.create_message(record, MessageType.QUERY, node, "finish") for node in grid.get_node_ids()]
-        grid.send_and_receive(messages, timeout=_FINISH_TIMEOUT)
-
-    def _quorum(self, number: int, grid: Grid) -> dict[str, int]:
-        needed, end, told = self.plan.cohort.min_sites, time.monotonic() + self._wait, -1
-        while True:
-            self.roster.ask(grid)
-            ready = self.roster.ready(grid)
-            if len(ready) >= needed:
-                return ready
-            if len(ready) != told:
-                told = len(ready)
-                self._on_event({"event": "waiting", "round": number, "ready": sorted(ready), "needed": needed})
-            left = end - time.monotonic()
-            if left <= 0:
-                raise RunError(
-                    f"{len(ready)} of at least {needed} sites were ready for round {number} within {self._wait:g} s"
-                    f" ({self._absent(ready)}).",
-                    where="cohort.min_sites",
-                    mend="see to the sites named here, then start the server again.",
-                )
-            self._pause(min(left, 2.0))
-
-    def _absent(self, ready: dict[str, int]) -> str:
-        others = [
-            f"{name}: {'away' if verdict.code is Code.OK else verdict.code}"
-            for name, verdict in sorted(self.roster.verdicts.items())
-            if name not in ready
-        ]
-        others += [f"{name}: no answer" for name in sorted(self.roster.silent)]
-        return "; ".join(others) or "no other site answered"
+        nodes = list(grid.get_node_ids())
+        messages = [grid.create_message(record, MessageType.QUERY, node, "finish") for node in nodes]
+        for message in grid.send_and_receive(messages, timeout=_FINISH_TIMEOUT):
+            if message.metadata.src_node_id in nodes:
+                name = self.roster.name_of(message.metadata.src_node_id)
+                self.roster.heard(name, sound_reply(message, self.plan, 0))
 
     def _aggregate(self, number: int, updates: dict[str, dict[str, Floats]]) -> None:
         names = sorted(updates)  # a fixed order: sums do not depend on who answered first
-        stated = []
-        for name in names:
-            statement = self.roster.statements[name]
-            stated.append(
-                Stated(
-                    statement.noise_multiplier,
-                    statement.max_grad_norm,
-                    statement.expected_batch,
-                    statement.declared_weight,
-                )
-            )
+        statements = [self.roster.statements[name] for name in names]
+        stated = [Stated(s.noise_multiplier, s.max_grad_norm, s.expected_batch, s.declared_weight) for s in statements]
         weights = aggregation_weights(self.plan.cohort.weight, stated)
         weighted = [Update(updates[name], weight) for name, weight in zip(names, weights, strict=True)]
         self.state = self.method.aggregate(self.spec, self.state, number, weighted)
@@ -219,25 +229,62 @@ class PrivetStrategy(Strategy):  # type: ignore[misc]
         self, now: _Round, updates: dict[str, dict[str, Floats]], failed: dict[str, str], aggregated: bool
     ) -> None:
         answered = sorted(updates)
-        public = self._judge(now.number) if aggregated else None
-        if self._keep is not None:
-            sampler = dict(self._sampler.bit_generator.state)
-            self._keep(Checkpoint(self.plan.digest, now.number, self.completed, self.state, sampler))
-        event: Event = {
+        now.bytes_up = sum(array.nbytes for update in updates.values() for array in update.values())
+        row: Event = {
             "event": "round",
             "round": now.number,
-            "seconds": round(time.monotonic() - now.started, 3),
             "cohort": sorted(now.cohort.values()),
             "answered": answered,
             "missing": sorted(set(now.cohort.values()) - set(answered) - set(failed)),
             "failed": failed,
             "aggregated": aggregated,
-            "bytes_down": now.bytes_down,
-            "bytes_up": sum(array.nbytes for update in updates.values() for array in update.values()),
-            "public": public,
+            "public": self._judge(now.number) if aggregated else None,
+            "sites": None,
+            "evaluation": None,
         }
+        if self.plan.evaluation.metric == "public":
+            self._weigh(row)
+        self._store(now.number)
+        due = evaluation_number(self.plan, self.completed, last=self._is_over(now.number)) if aggregated else None
+        if due is None:
+            self._told(now, row)
+        else:
+            self._due = _Due(now, row, Evaluation(due))
+
+    def _told(self, now: _Round, row: Event) -> None:
+        seconds = round(time.monotonic() - now.started, 3)
+        event = row | {"seconds": seconds, "bytes_down": now.bytes_down, "bytes_up": now.bytes_up}
         self.history.append(event)
         self._on_event(event)
+
+    def _store(self, number: int) -> None:
+        if self._keep is not None:
+            sampler = dict(self._sampler.bit_generator.state)
+            self._keep(Checkpoint(self.plan.digest, number, self.completed, self.state, sampler, self.standing))
+
+    def _weigh(self, row: Event) -> None:
+        """Hold the present adapter against the best, where the plan's metric was measured."""
+        verdict = judged(row, self.plan.evaluation)
+        if verdict is not None:
+            self.standing = self.standing.take(verdict, self.state.arrays, self.plan.evaluation)
+
+    def _is_over(self, number: int) -> bool:
+        training = self.plan.training
+        ran = self.completed >= training.rounds or number >= training.horizon
+        return ran or self.standing.is_over(self.plan.evaluation)
+
+    def _conclude(self, number: int) -> None:
+        """Tell of a stop before time; put the best round's adapter in place where the plan keeps it."""
+        best, training = self.standing.best, self.plan.training
+        if best is None:  # nothing was judged: the last round stays
+            return
+        told: Event = {"best": best.round, "accuracy": best.accuracy, "metric": self.plan.evaluation.metric}
+        if self.completed < training.rounds and self.standing.is_over(self.plan.evaluation):
+            waited = self.standing.waited
+            self._on_event({"event": "stopped_early", "round": number, "judgements": waited, **told})
+        if self.plan.evaluation.keep == "best" and self.standing.arrays is not None:
+            self.state = State(dict(self.standing.arrays))
+            self._on_event({"event": "kept", **told})
 
     def _judge(self, number: int) -> dict[str, object] | None:
         if self._evaluate is None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from privet.client.split import point, split_key, taken, trains
 from privet.common.config import SimulationSpec
 from privet.common.errors import ConfigError, DataError
 from privet.common.examples import UNKNOWN
@@ -18,12 +19,28 @@ Integers = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Records:
-    """One virtual site's labelled texts: label indices [N], dense unit indices [N]."""
+    """One virtual site's labelled texts: label indices [N], dense unit indices [N], each unit's place [num_units]."""
 
     texts: list[str]
     labels: Integers
     units: Integers
     num_units: int
+    points: NDArray[np.uint64]
+
+    def split(self, train_fraction: float) -> tuple["Records", "Records"]:
+        """The records of the units that train, and those of the validation units, as a real site parts them."""
+        chosen = trains(self.points, train_fraction)
+        return self._of(chosen), self._of(~chosen)
+
+    def _of(self, chosen: NDArray[np.bool_]) -> "Records":
+        kept, units = taken(self.units, chosen)
+        return Records(
+            [self.texts[index] for index in kept],
+            self.labels[kept],
+            units,
+            int(chosen.sum()),
+            self.points[chosen],
+        )
 
 
 @dataclass(frozen=True)
@@ -57,10 +74,10 @@ class SimulationData:
             name = _plain_name(f"site-{index:0{width}d}", named)
             if spec.startswith("column:") and len(chosen):
                 name = _plain_name(self.columns[spec.removeprefix("column:")][int(chosen[0])], named)
-            named[name] = self._take(chosen, labels)
+            named[name] = self._take(chosen, labels, split_key(f"simulation {seed} {name}".encode()))
         return named
 
-    def _take(self, rows: Integers, labels: Sequence[str]) -> Records:
+    def _take(self, rows: Integers, labels: Sequence[str], key: bytes) -> Records:
         known = {label: index for index, label in enumerate(labels)}
         units: dict[str, int] = {}
         for row in rows:
@@ -71,6 +88,7 @@ class SimulationData:
             np.array([known.get(self.labels[row], UNKNOWN) for row in rows], np.int64),
             np.array(members, np.int64),
             len(units),
+            np.array([point(key, unit.encode("utf-8", "surrogatepass")) for unit in units], np.uint64),
         )
 
 

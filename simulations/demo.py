@@ -6,6 +6,7 @@ approval differs: these sites approve by first use.
 
 import contextlib
 import json
+import math
 import os
 import queue
 import signal
@@ -22,9 +23,10 @@ from typing import Any
 
 from privet.client.enrolment import SiteAnswers, create_site
 from privet.common.base import base_digest, resolve_base
-from privet.common.config import Federation, load_federation
+from privet.common.config import Federation, Plan, load_federation
 from privet.common.errors import RunError
 from privet.server.enrolment import create_federation, rewrite_invite
+from privet.server.judgement import kept_round
 from privet.simulations.corpus import hospital_notes, public_sample, write_csv
 
 Listener = Callable[[dict[str, object]], None]
@@ -107,7 +109,7 @@ def run_demo(folder: Path | None, on_event: Listener, tell: Callable[[str], None
         failed = [name for name, code in codes.items() if code]
         if failed:
             raise RunError(f"{', '.join(failed)} ended with an error.", where=str(folder), mend="read the .log files.")
-    together = _last_accuracy(Path(run))
+    together = _accuracy(Path(run), federation.plan)
     tell("Comparing: each hospital alone at the same ε, and all of them without privacy …")
     alone, ceiling = _compare(federation)
     return Outcome(folder, Path(run), together, alone, ceiling, statements, time.monotonic() - started)
@@ -206,13 +208,11 @@ def _process(
                 child.stdout.close()
 
 
-def _last_accuracy(run: Path) -> float:
-    accuracy = float("nan")
-    for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
-        event = json.loads(line)
-        if event["event"] == "round" and event["public"]:
-            accuracy = float(event["public"]["accuracy"])
-    return accuracy
+def _accuracy(run: Path, plan: Plan) -> float:
+    """Public accuracy of the adapter that the run ended with."""
+    events = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    kept = kept_round([event for event in events if event["event"] == "round"], plan.evaluation)
+    return float(kept["public"]["accuracy"]) if kept and kept["public"] else math.nan
 
 
 def _compare(federation: Federation) -> tuple[dict[str, float], float]:

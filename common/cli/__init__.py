@@ -10,7 +10,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import typer
 
-from privet.common.cli import demo, init, ledger, predict, run
+from privet.common.cli import audit, bench, demo, init, ledger, predict, run
 
 app = typer.Typer(
     name="privet",
@@ -27,8 +27,10 @@ app.command("server")(run.server)
 app.command("client")(run.client)
 app.command("ledger")(ledger.ledger)
 app.command("simulate")(run.simulate)
+app.command("audit")(audit.audit)
 app.command("predict")(predict.predict)
 app.command("demo")(demo.demo)
+app.add_typer(bench.app, name="bench", hidden=True)
 
 
 def _version(asked: bool) -> None:
@@ -68,10 +70,13 @@ def main() -> None:
         leave(1)
 
 
+_THREADED = ("client.link", "server.fleet", "simulations.run", "simulations.audit.run")
+
+
 def leave(code: int) -> None:
     """Exit. Threads of the libraries can outlive a broken connection or a run, so it ends hard once all is flushed."""
     sys.stdout.flush()
     sys.stderr.flush()
-    if {"privet.client.link", "privet.server.fleet", "privet.simulations.run"} & sys.modules.keys():
+    if any(f"privet.{room}" in sys.modules for room in _THREADED):
         os._exit(code)
     sys.exit(code)

@@ -8,57 +8,87 @@ import typer
 from privet.common.cli.output import emit
 
 if TYPE_CHECKING:
-    from privet.client.ledger import EventRow, Ledger, PlanRow, Summary
+    from privet.client.ledger import EventRow, Evidence, Ledger, PlanRow, Summary
     from privet.common.config import Site
 
 SiteFile = Annotated[Path, typer.Argument(metavar="SITE.toml", help="The site's file.")]
 Digest = Annotated[str, typer.Argument(metavar="DIGEST", help="The plan's digest, or at least its first 8 digits.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=VALUE", help="Override a key of the file.")]
+Verify = Annotated[bool, typer.Option("--verify", help="Verify file, hash chain, head file and stored replies.")]
+Export = Annotated[
+    Path | None, typer.Option("--export", metavar="FOLDER", help="Write every reply that was sent to a new folder.")
+]
+ChargeAll = Annotated[
+    bool, typer.Option("--charge-all", help="Count as spent all that a restored ledger may have forgotten.")
+]
 
 
-def ledger(site_file: SiteFile, as_json: AsJson = False, overrides: Overrides = None) -> None:
+def ledger(
+    site_file: SiteFile,
+    verify: Verify = False,
+    export: Export = None,
+    charge_all: ChargeAll = False,
+    as_json: AsJson = False,
+    overrides: Overrides = None,
+) -> None:
     """Show what the data set has spent, what approved plans reserve, and what is left."""
+    from privet.client.head import is_there
     from privet.client.ledger import ledger_path
     from privet.common.config import load_site
+    from privet.common.errors import InputError
 
+    if verify + charge_all + (export is not None) > 1:
+        what = "Expected at most one of --verify, --export and --charge-all."
+        raise InputError(what, mend="run the command once for each.")
     site = load_site(site_file, overrides or ())
     path = ledger_path(site.data.id)
-    if not path.exists():
-        budget = {"epsilon": site.budget.epsilon, "delta": site.budget.delta}
-        nothing = {"epsilon": 0.0, "delta": 0.0}
-        document: dict[str, Any] = {
-            "path": str(path), "budget": budget, "spent": {"epsilon": 0.0, "delta": site.budget.delta, "events": 0},
-            "reserved": nothing, "left": budget, "plans": [], "events": [],
-        }  # fmt: skip
-        emit(document, [f"No ledger at {path}: this host has spent and reserved nothing."], as_json)
+    if not is_there(path):
+        emit(_nothing(path, site), [f"No ledger at {path}: this host has spent and reserved nothing."], as_json)
         return
     with _open(site) as book:
-        summary, plans, events = book.summary(site), book.plans(), book.events()
-    emit(_document(path, summary, plans, events), _lines(path, summary, plans, events), as_json)
+        if verify:
+            words = book.verify()
+            emit({"path": str(path), "verified": words}, [f"Ledger {path}: verified.", *words], as_json)
+        elif export is not None:
+            num_replies = book.export(export)
+            words = [f"{export}: {num_replies} replies, manifest.json and chain.jsonl, read back and compared."]
+            emit({"path": str(path), "export": str(export), "replies": num_replies}, words, as_json)
+        elif charge_all:
+            _charge(book, path, as_json)
+        else:
+            summary, plans, events, behind = book.summary(site), book.plans(), book.events(), book.behind()
+            document = _document(path, summary, plans, events, behind)
+            emit(document, _lines(path, summary, plans, events, behind), as_json)
 
 
 def approve(site_file: SiteFile, digest: Digest, as_json: AsJson = False, overrides: Overrides = None) -> None:
     """Approve a plan: its whole horizon is reserved from the data set's budget, for good."""
+    from privet.client.describe import describe
+    from privet.client.head import is_there
     from privet.client.ledger import ledger_path
-    from privet.client.policy import admit, describe
+    from privet.client.policy import admit
+    from privet.client.update_size import local_base, update_bytes
     from privet.common.config import load_site
     from privet.common.errors import InputError, RefusedError
 
     site = load_site(site_file, overrides or ())
     path = ledger_path(site.data.id)
-    if not path.exists():
+    if not is_there(path):
         raise InputError("no ledger yet, so no plan waits.", where=str(path), mend="run `privet client` first.")
     with _open(site) as book:
         row = book.find(digest)
+        plan = row.plan
         if row.admission.decision != "approved":
             # Judged anew: the site file or the ledger may have changed since the plan arrived.
-            admission = admit(row.plan, site, book.committed(row.plan.name))
+            admission = admit(plan, site, book.committed(plan.name))
             if admission.decision == "refused":
-                book.record_plan(row.plan, admission, site)
+                book.record_plan(plan, admission, site)
                 raise RefusedError(admission.code, admission.reason, where=f"plan {row.digest[:16]}")
             row = book.approve(row.digest, admission, site)
-    emit(_plan(row), describe(row.plan, row.admission, site, None), as_json)
+        known = book.latest(plan)
+    size = update_bytes(plan, local_base(plan, site))
+    emit(_plan(row, []), describe(plan, row.admission, site, update_bytes=size, known=known), as_json)
 
 
 def _open(site: "Site") -> "Ledger":
@@ -67,7 +97,48 @@ def _open(site: "Site") -> "Ledger":
     return Ledger.open(ledger_path(site.data.id))
 
 
-def _document(path: Path, summary: "Summary", plans: list["PlanRow"], events: list["EventRow"]) -> dict[str, Any]:
+def _charge(book: "Ledger", path: Path, as_json: bool) -> None:
+    charge = book.charge_all()
+    if charge is None:
+        document: dict[str, Any] = {"path": str(path), "charged": None}
+        emit(document, [f"Ledger {path}: nothing shows that it fell behind, so nothing needs charging."], as_json)
+        return
+    lines = [
+        f"Ledger {path}: charged, for good.",
+        *(str(evidence) for evidence in charge.evidence),
+        f"closed    {charge.num_lost} rounds and evaluations of approved plans: spent, never run again",
+        f"charged   epsilon {charge.epsilon:.6g}, delta {charge.delta:.3g}, to the data set's budget",
+    ]
+    warning = None
+    if any(evidence.source == "missing" for evidence in charge.evidence):
+        warning = (
+            "Without the head file nobody can tell whether plans were approved that this ledger does not hold: if the "
+            "ledger is an older copy, lower budget.epsilon and budget.delta by what they may have been given."
+        )
+        lines.append(f"Warning: {warning}")
+    charged = {
+        "epsilon": charge.epsilon,
+        "delta": charge.delta,
+        "lost": charge.num_lost,
+        "behind": [_evidence(evidence) for evidence in charge.evidence],
+        "warning": warning,
+    }
+    emit({"path": str(path), "charged": charged}, lines, as_json)
+
+
+def _nothing(path: Path, site: "Site") -> dict[str, Any]:
+    budget = {"epsilon": site.budget.epsilon, "delta": site.budget.delta}
+    nothing = {"epsilon": 0.0, "delta": 0.0}
+    return {
+        "path": str(path), "budget": budget,
+        "spent": {"epsilon": 0.0, "delta": site.budget.delta, "events": 0}, "evaluations": 0, "lost": 0,
+        "reserved": nothing, "charged": nothing, "left": budget, "behind": [], "plans": [], "events": [],
+    }  # fmt: skip
+
+
+def _document(
+    path: Path, summary: "Summary", plans: list["PlanRow"], events: list["EventRow"], behind: list["Evidence"]
+) -> dict[str, Any]:
     spent = summary.spent_epsilon
     return {
         "path": str(path),
@@ -77,16 +148,21 @@ def _document(path: Path, summary: "Summary", plans: list["PlanRow"], events: li
             "delta": summary.delta,
             "events": summary.num_events,
         },
+        "evaluations": summary.num_evaluations,
+        "lost": summary.num_lost,
         "reserved": {"epsilon": summary.reserved_epsilon, "delta": summary.reserved_delta},
+        "charged": {"epsilon": summary.charged_epsilon, "delta": summary.charged_delta},
         "left": {"epsilon": summary.left_epsilon, "delta": summary.left_delta},
-        "plans": [_plan(row) for row in plans],
+        "behind": [_evidence(evidence) for evidence in behind],
+        "plans": [_plan(row, events) for row in plans],
         "events": [
             {
                 "plan": event.plan,
                 "round": event.round,
                 "kind": event.kind,
                 "state": event.state,
-                "request_sha256": event.request_sha256,
+                "request_sha256": event.request_sha256 or None,
+                "reply_sha256": event.reply_sha256,
                 "reserved_at": event.reserved_at,
                 "stored_at": event.stored_at,
             }
@@ -95,7 +171,16 @@ def _document(path: Path, summary: "Summary", plans: list["PlanRow"], events: li
     }
 
 
-def _plan(row: "PlanRow") -> dict[str, Any]:
+def _evidence(evidence: "Evidence") -> dict[str, Any]:
+    return {
+        "source": evidence.source,
+        "noted_at": evidence.noted_at,
+        "charge": {"epsilon": evidence.charge_epsilon, "delta": evidence.charge_delta},
+        "text": str(evidence),
+    }
+
+
+def _plan(row: "PlanRow", events: list["EventRow"]) -> dict[str, Any]:
     admission = row.admission
     return {
         "digest": row.digest,
@@ -104,35 +189,58 @@ def _plan(row: "PlanRow") -> dict[str, Any]:
         "code": admission.code.value,
         "reason": admission.reason,
         "horizon": admission.horizon,
+        "num_evaluations": admission.num_evaluations,
         "epsilon": admission.epsilon,
         "delta": admission.delta,
         "event": None if admission.event is None else admission.event.to_json(),
+        "evaluation": None if admission.evaluation is None else admission.evaluation.to_json(),
+        "unit_column": row.unit_column,
+        "lost": sum(event.plan == row.digest and event.state == "lost" for event in events),
         "seen_at": row.seen_at,
         "approved_at": row.approved_at,
     }
 
 
-def _lines(path: Path, summary: "Summary", plans: list["PlanRow"], events: list["EventRow"]) -> list[str]:
+def _lines(
+    path: Path, summary: "Summary", plans: list["PlanRow"], events: list["EventRow"], behind: list["Evidence"]
+) -> list[str]:
     lines = [
         f"Ledger {path}",
         f"budget    epsilon {summary.epsilon:.6g}, delta {summary.delta:.3g}, over the data set's life",
-        f"reserved  epsilon {summary.reserved_epsilon:.6g}, delta {summary.reserved_delta:.3g}, by approved plans",
+        f"reserved  epsilon {summary.reserved_epsilon:.6g}, delta {summary.reserved_delta:.3g}, by approved plans"
+        + (" and charges" if summary.charged_epsilon or summary.charged_delta else ""),
         f"left      epsilon {summary.left_epsilon:.6g}, delta {summary.left_delta:.3g}",
         f"spent     epsilon {summary.spent_epsilon:.6g} at delta {summary.delta:.3g} by {summary.num_events} events, "
         "had they been fixed in advance (dp-accounting, PLD); admission goes by what is reserved",
     ]
-    for row in plans:
-        admission = row.admission
-        done = sum(event.plan == row.digest for event in events)
+    if summary.charged_epsilon or summary.charged_delta or summary.num_lost:
         lines.append(
-            f"plan {row.digest[:16]} {row.federation} {admission.decision}: {done} of {admission.horizon} rounds"
-            + (f", epsilon {admission.epsilon:.6g}, delta {admission.delta:.3g}" if admission.event else "")
-            + (f", noise multiplier {admission.event.noise_multiplier:g}" if admission.event else "")
-            + (f". {admission.reason}" if admission.decision != "approved" else "")
+            f"charged   epsilon {summary.charged_epsilon:.6g}, delta {summary.charged_delta:.3g}, and "
+            f"{summary.num_lost} events closed, for what a ledger that fell behind may have forgotten"
         )
+    lines += [
+        f"BEHIND    {evidence} Nothing is trained until: privet ledger SITE.toml --charge-all" for evidence in behind
+    ]
+    lines += [_plan_line(row, events) for row in plans]
     for event in events:
-        lines.append(
-            f"event {event.id} plan {event.plan[:16]} {event.kind} round {event.round} {event.reserved_at} "
-            f"{event.state} request {event.request_sha256[:16]}"
-        )
+        if event.state != "lost":
+            lines.append(
+                f"event {event.id} plan {event.plan[:16]} {event.kind} round {event.round} {event.reserved_at} "
+                f"{event.state} request {event.request_sha256[:16]}"
+            )
     return lines
+
+
+def _plan_line(row: "PlanRow", events: list["EventRow"]) -> str:
+    admission = row.admission
+    own = [event for event in events if event.plan == row.digest]
+    done = {kind: sum(event.kind == kind and event.state != "lost" for event in own) for kind in ("train", "evaluate")}
+    num_lost = sum(event.state == "lost" for event in own)
+    return (
+        f"plan {row.digest[:16]} {row.federation} {admission.decision}: {done['train']} of {admission.horizon} rounds"
+        + (f", {done['evaluate']} of {admission.num_evaluations} evaluations" if admission.evaluation else "")
+        + (f", {num_lost} lost" if num_lost else "")
+        + (f", epsilon {admission.epsilon:.6g}, delta {admission.delta:.3g}" if admission.event else "")
+        + (f", noise multiplier {admission.event.noise_multiplier:g}" if admission.event else "")
+        + (f". {admission.reason}" if admission.decision != "approved" else "")
+    )

@@ -18,6 +18,10 @@ def check(
     plan: Annotated[
         Path | None, typer.Option("--plan", metavar="FILE", help="A federation.toml or invite.toml.")
     ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option("--report", metavar="FILE", help="Write a page to be signed before training (HTML); with --plan."),
+    ] = None,
     as_json: AsJson = False,
     assignments: Set = None,
 ) -> None:
@@ -25,7 +29,7 @@ def check(
     from privet.client.check import check_site
     from privet.common.cli.output import emit
 
-    document, lines = check_site(site_file, plan, assignments or ())
+    document, lines = check_site(site_file, plan, assignments or (), page=report)
     emit(document, lines, as_json)
 
 

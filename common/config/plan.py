@@ -15,6 +15,7 @@ Strings = Annotated[tuple[str, ...], Field(strict=False)]
 Integers = Annotated[tuple[int, ...], Field(strict=False), FailFast()]
 _MAX_LABEL_CHARACTERS = 80_000  # of all labels together: a plan stays under a MiB however its JSON is escaped
 _MAX_BUCKETS = 64
+MAX_CONFUSION_LABELS = 200
 
 
 class Table(BaseModel):
@@ -29,6 +30,8 @@ class TaskSpec(Table):
     kind: Literal["classification"] = "classification"
     labels: Annotated[tuple[Annotated[str, Field(min_length=1, max_length=200)], ...], Field(strict=False), FailFast()]
     max_length: Annotated[int, Field(ge=8, le=512)] = 128
+    windows: Annotated[int, Field(ge=1, le=16)] = 1  # of max_length that a longer text is read in, the first ones
+    stride: Annotated[int, Field(ge=0, lt=256)] = 0  # tokens that neighbouring windows share
     buckets: Integers = ()  # padded lengths, ascending, the last is max_length
 
     @model_validator(mode="before")
@@ -49,6 +52,8 @@ class TaskSpec(Table):
             )
         if len({unicodedata.normalize("NFC", label).strip() for label in self.labels}) != len(self.labels):
             raise ValueError("Expected distinct labels (compared in Unicode's NFC, trimmed).")
+        if 2 * self.stride >= self.max_length:
+            raise ValueError(f"Expected a stride below {self.max_length / 2:g}, half of max_length.")
         if len(self.buckets) > _MAX_BUCKETS:
             raise ValueError(f"Expected at most {_MAX_BUCKETS} buckets.")
         if (
@@ -106,11 +111,27 @@ class TrainingSpec(Table):
     learning_rate: Annotated[float, Field(ge=1e-8, le=100)]
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
     max_grad_norm: Annotated[float, Field(ge=1e-3, le=1e3)] = 1.0  # C
+    train_fraction: Annotated[float, Field(ge=0.1, le=1)] = 1.0  # of a site's units; the others are its validation
 
     @property
     def horizon(self) -> int:
         """Rounds that a site reserves: planned and spare."""
         return self.rounds + self.spare_rounds
+
+
+class EvaluationSpec(Table):
+    """What sites are asked to measure on their validation units, and what the server does with what it measures.
+
+    Stopping early and the choice of the best round use public metrics or noised ones, never anything else.
+    """
+
+    release: Literal["none", "accuracy", "per_class", "confusion"] = "none"
+    every: Annotated[int, Field(ge=1, le=10_000)] = (
+        5  # completed rounds between two evaluations; the last is judged too
+    )
+    metric: Literal["public", "sites"] = "public"  # the accuracy that `keep` and `patience` go by
+    keep: Literal["last", "best"] = "last"  # the round whose adapter the run ends with
+    patience: Annotated[int, Field(ge=0, le=10_000)] = 0  # judgements without a better one until it stops; 0: never
 
 
 class CohortSpec(Table):
@@ -132,7 +153,29 @@ class Plan(Table):
     method: MethodSpec = MethodSpec()
     lora: LoraSpec = LoraSpec()
     training: TrainingSpec
+    evaluation: EvaluationSpec = EvaluationSpec()
     cohort: CohortSpec = CohortSpec()
+
+    @model_validator(mode="after")
+    def _check_evaluation(self) -> Self:
+        evaluation, labels = self.evaluation, len(self.task.labels)
+        if evaluation.release != "none" and self.training.train_fraction == 1:
+            raise ValueError(
+                "Expected training.train_fraction < 1 where evaluation.release asks for metrics: they are measured on "
+                "units that are not trained on."
+            )
+        if evaluation.release == "none" and evaluation.metric == "sites":
+            raise ValueError('Expected evaluation.release other than "none" where evaluation.metric = "sites".')
+        if evaluation.release == "confusion" and labels > MAX_CONFUSION_LABELS:
+            raise ValueError(
+                f'Expected at most {MAX_CONFUSION_LABELS} labels with release = "confusion", got {labels}.'
+            )
+        return self
+
+    @property
+    def num_evaluations(self) -> int:
+        """Evaluations that a site reserves: one after every `evaluation.every` rounds, and after the last."""
+        return 0 if self.evaluation.release == "none" else -(-self.training.rounds // self.evaluation.every)
 
     def canonical(self) -> str:
         """Canonical JSON, defaults written out: the one text that is hashed, sent and stored."""

@@ -22,8 +22,23 @@ class DataSpec(Table):
     label: Annotated[str, Field(min_length=1)]
     unit: Annotated[str, Field(min_length=1)]  # a column, or the word "record"
     max_records: Annotated[int, Field(ge=1, le=10_000)] = 4  # of one unit, in one step
+    person: Annotated[str, Field(min_length=1)] | None = None  # with unit = "record": whose record a row is
+    max_per_person: Annotated[int, Field(ge=1, le=1000)] | None = None  # records of one person, the others are left out
     label_map: dict[str, str] = Field(default_factory=dict)
     exclude: Path | None = None  # unit ids that are never trained on, one a line
+
+    @model_validator(mode="after")
+    def _check_person(self) -> Self:
+        if (self.person is None) != (self.max_per_person is None):
+            raise ValueError(
+                "Expected both person and max_per_person, or neither: one means nothing without the other."
+            )
+        if self.person is not None and self.unit != "record":
+            raise ValueError(
+                'Expected person and max_per_person with unit = "record" only: with a column as unit, everyone there '
+                "is protected with all their records already."
+            )
+        return self
 
 
 class BudgetSpec(Table):
@@ -69,7 +84,9 @@ class MembershipSpec(Table):
     epsilon: Epsilon
     delta: Delta
     plan: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None  # the digest the invitation named; others wait
-    release: Annotated[tuple[Literal["update"], ...], Field(strict=False)] = ("update",)
+    release: Annotated[
+        tuple[Literal["update", "accuracy", "per_class", "confusion"], ...], Field(strict=False, max_length=4)
+    ] = ("update",)
     declared_weight: Annotated[float, Field(gt=0, le=1e9)] | None = None
     expected_batch: Annotated[int, Field(ge=1)] | None = None  # where the plan says expected_batch = "site"
     base: str | None = None  # where this site keeps the plan's base model; its digest is checked all the same
@@ -89,8 +106,6 @@ class Site(Table):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if len(self.federation) > 1:
-            raise ValueError("Expected one [federation.NAME] table: this version serves one federation per site file.")
         spent_epsilon = sum(m.epsilon for m in self.federation.values())
         spent_delta = sum(m.delta for m in self.federation.values())
         if spent_epsilon > self.budget.epsilon * (1 + 1e-12) or spent_delta > self.budget.delta * (1 + 1e-12):
@@ -99,8 +114,3 @@ class Site(Table):
                 f"(epsilon {self.budget.epsilon:g}, delta {self.budget.delta:g})."
             )
         return self
-
-    @property
-    def membership(self) -> MembershipSpec:
-        """The one federation of this site file."""
-        return next(iter(self.federation.values()))

@@ -1,150 +1,156 @@
-"""How much privacy a list of events costs: privacy loss distributions, composed by dp-accounting.
+"""How much privacy a list of events costs, all of them composed: upper bounds, up to float64.
 
-Every figure is an upper bound, up to float64: "connect the dots" (Doroshenko et al. 2022) rounds pessimistically,
-whatever the grid. The grid is 1e-3, and finer where one step loses so little that 1e-3 would show: rounding to a grid h
-adds about h^2/6 to the variance of every step's loss, so h stays under a tenth of that loss's root mean square. Compose
-events; never sum their epsilons.
+Compose events; never sum their epsilons. What one plan costs, whose training and validation units are disjoint, is in
+`privet.common.privacy.horizon`.
 """
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING
 
-from privet.common.privacy.events import Adjacency, TrainEvent
+from privet.common.privacy.distribution import Distribution, Groups, Step, collect, compose
+from privet.common.privacy.events import Adjacency, Event, TrainEvent
 
-INTERVAL = 1e-3  # of the grid of losses, where nothing asks for another
-_LEAST_INTERVAL = 1e-9  # below, the differences that dp-accounting takes drown in float64
-_MAX_POINTS_PER_STEP = 5e4  # of one step's grid; beyond, a coarser grid is still an upper bound
-_MAX_STEPS_AT_ONCE = 10_000
-_MAX_POINTS = 1e6  # of the composed grid, about
+if TYPE_CHECKING:
+    from privet.common.privacy.distribution import Floats
 
-Group = tuple[float, float, int]  # sample_rate, noise_multiplier, steps
+_NUM_POINTS = 4000  # of a grid of epsilon
 
 
-def epsilon(events: Sequence[TrainEvent], delta: float, adjacency: Adjacency = Adjacency.ADD_OR_REMOVE) -> float:
+def epsilon(events: Sequence[Event], delta: float, adjacency: Adjacency = Adjacency.ADD_OR_REMOVE) -> float:
     """The epsilon at `delta` of all `events` together; 0 for none, inf where an event has no noise.
 
-    The events must have been fixed in advance (sizes, rates and noise not chosen after seeing a result).
-    Raises ValueError unless 0 < delta < 1.
+    The unit that comes, goes or changes is taken to be in every event. The events must have been fixed in advance
+    (sizes, rates and noise not chosen after seeing a result). Raises ValueError unless 0 < delta < 1.
     """
-    if not 0 < delta < 1:
-        raise ValueError(f"Expected 0 < delta < 1, got {delta!r}.")
-    return _epsilon(_groups(events), delta, adjacency)
+    return epsilon_of(_groups(events, adjacency), delta)
 
 
-def delta(events: Sequence[TrainEvent], epsilon: float, adjacency: Adjacency = Adjacency.ADD_OR_REMOVE) -> float:
+def delta(events: Sequence[Event], epsilon: float, adjacency: Adjacency = Adjacency.ADD_OR_REMOVE) -> float:
     """The delta at `epsilon` of all `events` together, at most 1. Raises ValueError unless epsilon >= 0."""
     if not epsilon >= 0:
         raise ValueError(f"Expected epsilon >= 0, got {epsilon!r}.")
-    return _delta(_groups(events), epsilon, adjacency)
+    return Profile([_groups(events, adjacency)]).delta(epsilon)
 
 
-def advantage(events: Sequence[TrainEvent]) -> float:
+def advantage(events: Sequence[Event]) -> float:
     """Bound on true minus false positive rate of any test whether one unit took part: delta at epsilon 0."""
     return delta(events, 0.0)
 
 
-def true_positive_bound(events: Sequence[TrainEvent], alpha: float) -> float:
+def true_positive_bound(events: Sequence[Event], alpha: float) -> float:
     """Bound on the true positive rate, at false positive rate `alpha`, of any test whether one unit took part.
 
-    The least of e^epsilon alpha + delta(epsilon) over a grid of epsilon: each point of it is a bound, so is the least.
     Raises ValueError unless 0 < alpha <= 1.
     """
-    if not 0 < alpha <= 1:
-        raise ValueError(f"Expected 0 < alpha <= 1, got {alpha!r}.")
-    groups, num_points = _groups(events), 100
-    grid = [-math.log(alpha) * i / num_points for i in range(num_points + 1)]
-    return min(1.0, *(math.exp(point) * alpha + _delta(groups, point, Adjacency.ADD_OR_REMOVE) for point in grid))
+    return Profile([_groups(events, Adjacency.ADD_OR_REMOVE)]).true_positive_bound(alpha)
 
 
-def _groups(events: Sequence[TrainEvent]) -> tuple[Group, ...]:
-    """Equal mechanisms with their steps summed, in a fixed order: what the composition, and its cache, depend on."""
-    steps: Counter[tuple[float, float]] = Counter()
-    for event in events:
-        steps[float(event.sample_rate), float(event.noise_multiplier)] += event.steps
-    return tuple(sorted((rate, sigma, count) for (rate, sigma), count in steps.items()))
+def step(event: Event, *, replace: bool = False, records: int = 1) -> tuple[Step, int]:
+    """The mechanism that an event runs and how often, for `records` that come or go, or one that is replaced.
+
+    Clipped gradients lie up to 2 apart, the cells of two validation units (of no negative entry) up to the square root
+    of 2; both in units of the norm to which they are limited.
+    """
+    if isinstance(event, TrainEvent):
+        if event.sample_rate == 1:
+            return Step(1.0, event.noise_multiplier / (2 if replace else records)), event.steps
+        return Step(float(event.sample_rate), float(event.noise_multiplier), records, replace), event.steps
+    return Step(1.0, event.noise_multiplier / (math.sqrt(2) if replace else records)), 1
 
 
 @lru_cache(maxsize=1024)
-def _epsilon(groups: tuple[Group, ...], delta: float, adjacency: Adjacency) -> float:
+def epsilon_of(groups: Groups, delta: float) -> float:
+    """The epsilon at `delta` of composed steps. Raises ValueError unless 0 < delta < 1."""
+    if not 0 < delta < 1:
+        raise ValueError(f"Expected 0 < delta < 1, got {delta!r}.")
     if not groups:
         return 0.0
-    if any(sigma == 0 for _, sigma, _ in groups):
+    if any(mechanism.sigma == 0 for mechanism, _ in groups):
         return math.inf
-    return float(_composed(groups, adjacency).get_epsilon_for_delta(delta))
+    return max(part.epsilon(delta) for part in compose(groups))
 
 
-def _delta(groups: tuple[Group, ...], epsilon: float, adjacency: Adjacency) -> float:
-    if not groups:
-        return 0.0
-    if any(sigma == 0 for _, sigma, _ in groups):
-        return 1.0
-    value = float(_composed(groups, adjacency).get_delta_for_epsilon(float(epsilon)))
-    return min(1.0, max(0.0, value))  # floating point may go over
+class Profile:
+    """delta as a function of epsilon >= 0: the greatest of several compositions', one for each place a unit may have.
+
+    An attacker who does not know the place meets a mixture of them, whose divergences are at most the greatest (they
+    are jointly convex).
+    """
+
+    def __init__(self, alternatives: Sequence[Groups]) -> None:
+        self._unbounded = any(mechanism.sigma == 0 for groups in alternatives for mechanism, _ in groups)
+        self._parts: list[Distribution] = []
+        if not self._unbounded:
+            self._parts = [part for groups in alternatives if groups for part in compose(groups)]
+
+    def delta(self, epsilon: float) -> float:
+        """At one epsilon."""
+        import numpy as np
+
+        return float(self._deltas(np.full(1, float(epsilon)))[0])
+
+    def true_positive_bound(self, alpha: float) -> float:
+        """The least over a grid of epsilon of e^epsilon alpha + delta and 1 - e^-epsilon (1 - delta - alpha).
+
+        Each point of either is a bound (Dong et al. 2022, proposition 2.5), so is the least of them.
+        Raises ValueError unless 0 < alpha <= 1.
+        """
+        import numpy as np
+
+        if not 0 < alpha <= 1:
+            raise ValueError(f"Expected 0 < alpha <= 1, got {alpha!r}.")
+        grid = np.linspace(0.0, max(-math.log(alpha), 1.0), _NUM_POINTS + 1)
+        deltas = self._deltas(grid)
+        rising = np.exp(grid) * alpha + deltas
+        falling = 1 - np.exp(-grid) * np.maximum(1 - deltas - alpha, 0.0)
+        return float(min(1.0, rising.min(), falling.min()))
+
+    def mu(self, delta: float) -> float | None:
+        """The smallest mu whose Gaussian profile is nowhere under this one, on a grid, until this one is at `delta`.
+
+        Dong et al. 2022, corollary 2.13, rounded up to three decimals. Approximate: it says nothing of smaller deltas.
+        None where no mu up to 1,000 will do. Raises ValueError unless 0 < delta < 1.
+        """
+        import numpy as np
+
+        if not 0 < delta < 1:
+            raise ValueError(f"Expected 0 < delta < 1, got {delta!r}.")
+        last = max((part.epsilon(delta) for part in self._parts), default=0.0)
+        if self._unbounded or not math.isfinite(last):
+            return None
+        grid = np.linspace(0.0, last, _NUM_POINTS + 1)
+        deltas = self._deltas(grid)
+        low, high = 0, 1_000_001  # thousandths: fails (or nothing), passes
+        while high - low > 1:
+            middle = math.isqrt(low * high) if low else high // 2
+            middle = min(max(middle, low + 1), high - 1)
+            low, high = (low, middle) if (gaussian_deltas(middle / 1000, grid) >= deltas).all() else (middle, high)
+        if not deltas.any():
+            return 0.0
+        return high / 1000 if high <= 1_000_000 else None
+
+    def _deltas(self, epsilons: "Floats") -> "Floats":
+        import numpy as np
+
+        if self._unbounded:
+            return np.ones_like(epsilons)
+        found = np.zeros_like(epsilons)
+        for part in self._parts:
+            found = np.maximum(found, part.delta(epsilons))
+        return found
 
 
-@lru_cache(maxsize=16)
-def _composed(groups: tuple[Group, ...], adjacency: Adjacency) -> Any:
-    """The composed privacy loss distribution of at least one mechanism, all of them noised."""
-    interval = _interval(groups)
-    total = None
-    for rate, sigma, steps in groups:
-        if rate == 1:  # Gaussians add up: nothing to compose
-            part = _mechanism(rate, sigma / math.sqrt(steps), interval, adjacency)
-        else:
-            part = _repeated(_mechanism(rate, sigma, interval, adjacency), steps)
-        total = part if total is None else total.compose(part)
-    return total
+def gaussian_deltas(mu: float, epsilons: "Floats") -> "Floats":
+    """delta of mu-Gaussian differential privacy at each epsilon (Dong et al. 2022, corollary 2.13); mu > 0."""
+    import numpy as np
+    from scipy.special import log_ndtr, ndtr
 
-
-def _repeated(part: Any, steps: int) -> Any:
-    """`part` composed with itself; in two stages for many steps, where one would make a needlessly long grid."""
-    if steps <= _MAX_STEPS_AT_ONCE:
-        return part.self_compose(steps)
-    root = math.isqrt(steps)
-    total = part.self_compose(root).self_compose(steps // root)
-    rest = steps % root
-    return total.compose(part.self_compose(rest)) if rest else total
-
-
-@lru_cache(maxsize=64)
-def _mechanism(rate: float, sigma: float, interval: float, adjacency: Adjacency) -> Any:
-    """The privacy loss distribution of one step: Gaussian noise on the sum of a Poisson sample."""
-    from dp_accounting import NeighboringRelation  # seconds to import, with scipy
-    from dp_accounting.pld import privacy_loss_distribution
-
-    return privacy_loss_distribution.from_gaussian_mechanism(
-        sigma,
-        sampling_prob=rate,
-        value_discretization_interval=interval,
-        neighboring_relation=(
-            NeighboringRelation.ADD_OR_REMOVE_ONE
-            if adjacency is Adjacency.ADD_OR_REMOVE
-            else NeighboringRelation.REPLACE_ONE
-        ),
+    return np.asarray(
+        ndtr(mu / 2 - epsilons / mu) - np.exp(epsilons + log_ndtr(-mu / 2 - epsilons / mu)), dtype=np.float64
     )
 
 
-def _interval(groups: tuple[Group, ...]) -> float:
-    """The grid for these mechanisms; all of a composition must share one."""
-    num_composed, variance, mean, widest = 0, 0.0, 0.0, 0.0
-    for rate, sigma, steps in groups:
-        if rate == 1:
-            num_composed += 1
-            variance += steps / sigma**2
-            mean += steps / (2 * sigma**2)
-            widest = max(widest, 20 * math.sqrt(steps) / sigma + steps / sigma**2)
-            continue
-        # chi-square divergence of a step, the loss's mean square where it is small; the cut only keeps exp finite
-        divergence = rate**2 * math.expm1(min(1 / sigma**2, 600.0))
-        farthest = 10 / sigma + 1 / (2 * sigma**2)  # of the unsampled loss, ten standard deviations out
-        num_composed += steps
-        variance += steps * divergence
-        mean += steps * min(rate / (2 * sigma**2), math.log1p(divergence))
-        positive = math.log1p(rate * math.exp(farthest)) if farthest < 600 else farthest + math.log(rate)
-        negative = -math.log1p(rate * math.expm1(-farthest))
-        widest = max(widest, positive + negative)
-    step = math.sqrt(variance / num_composed) / 10
-    return max(min(INTERVAL, step), widest / _MAX_POINTS_PER_STEP, mean / _MAX_POINTS, _LEAST_INTERVAL)
+def _groups(events: Sequence[Event], adjacency: Adjacency) -> Groups:
+    return collect(step(event, replace=adjacency is Adjacency.REPLACE) for event in events)

@@ -56,6 +56,52 @@ class TrainEvent:
     @classmethod
     def from_json(cls, raw: dict[str, Any]) -> Self:
         """The event that `to_json` wrote. Raises ValueError on a missing, unknown or bad entry."""
-        if not isinstance(raw, dict) or raw.keys() != {field.name for field in fields(cls)}:
-            raise ValueError(f"Expected exactly the entries {', '.join(field.name for field in fields(cls))}.")
-        return cls(**raw)
+        return cls(**_entries(cls, raw))
+
+
+Release = Literal["accuracy", "per_class", "confusion"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateEvent:
+    """One evaluation at one site: a Gaussian mechanism on the sum of the validation units' cells.
+
+    Each unit adds the mean of its records' one-hot cells, of norm at most 1; put in another unit's place it changes the
+    sum by at most the square root of 2. Noise of deviation `noise_multiplier` is on every cell.
+
+    Raises ValueError where a value is out of range or of another type.
+    """
+
+    noise_multiplier: float  # sigma, in units of the norm 1; 0 only in simulations without privacy
+    release: Release
+    unit: Literal["unit", "record"]
+
+    def __post_init__(self) -> None:
+        sigma = self.noise_multiplier
+        if isinstance(sigma, bool) or not isinstance(sigma, int | float) or not math.isfinite(sigma):
+            raise ValueError(f"Expected a finite number for noise_multiplier, got {sigma!r}.")
+        if sigma != 0 and not 1e-3 <= sigma <= 1e6:
+            raise ValueError(f"Expected noise_multiplier 0 or in [0.001, 1e6], got {sigma!r}.")
+        if self.release not in ("accuracy", "per_class", "confusion"):
+            raise ValueError(f'Expected release "accuracy", "per_class" or "confusion", got {self.release!r}.')
+        if self.unit not in ("unit", "record"):
+            raise ValueError(f'Expected unit "unit" or "record", got {self.unit!r}.')
+
+    def to_json(self) -> dict[str, Any]:
+        """A dictionary that survives JSON exactly."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, raw: dict[str, Any]) -> Self:
+        """The event that `to_json` wrote. Raises ValueError on a missing, unknown or bad entry."""
+        return cls(**_entries(cls, raw))
+
+
+Event = TrainEvent | EvaluateEvent
+
+
+def _entries(kind: type[TrainEvent] | type[EvaluateEvent], raw: dict[str, Any]) -> dict[str, Any]:
+    names = [field.name for field in fields(kind)]
+    if not isinstance(raw, dict) or raw.keys() != set(names):
+        raise ValueError(f"Expected exactly the entries {', '.join(names)}.")
+    return raw

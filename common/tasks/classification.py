@@ -1,4 +1,4 @@
-"""Single-label classification: per-example loss and the metrics of a public file."""
+"""Single-label classification: per-example loss, the metrics of a public file, and those of noised counts."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -7,6 +7,29 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from privet.common.tasks.counts import (
+    Estimate,
+    NoisedMetrics,
+    exact_accuracy,
+    noised_metrics,
+    num_cells,
+    predicted_standard_error,
+    unit_cells,
+)
+
+__all__ = [
+    "Estimate",
+    "NoisedMetrics",
+    "PublicMetrics",
+    "exact_accuracy",
+    "noised_metrics",
+    "num_cells",
+    "per_example_loss",
+    "predicted_standard_error",
+    "public_metrics",
+    "unit_cells",
+]
 
 
 def per_example_loss(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:

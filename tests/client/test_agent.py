@@ -8,18 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from privet.client.agent import Agent
-from privet.client.data import load_records
 from privet.client.ledger import Ledger
 from privet.client.training import RoundTrainer
-from privet.common import adapter
-from privet.common.config import Plan, Site
+from privet.common.config import Plan
 from privet.common.errors import Code, PrivetError
-from privet.common.messages import FinishBody, OfferBody, Reply, Request, TrainBody, pack, to_record
-from privet.common.privacy.noise import NoiseSource, SecureNoise, SeededNoise
+from privet.common.messages import FinishBody, Request, TrainBody, to_record
+from privet.common.privacy.noise import SecureNoise, SeededNoise
+from tests.client.agent_bench import ROWS, Bench, SeededAgent, payload, site_of
 from tests.tiny_models import tiny_base, tiny_plan
-
-ROWS = [("the patient has a fever", "calm", "p1"), ("chest pain", "urgent", "p1"), ("a rash", "other", "p2")]
 
 
 @pytest.fixture(scope="module")
@@ -30,88 +26,6 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def plan(base: Path) -> Plan:
     return tiny_plan(base, training={"rounds": 3, "local_steps": 2, "expected_batch": 5})
-
-
-def _site(folder: Path, rows: list[tuple[str, str, str]] = ROWS, **changes: Any) -> Site:
-    import csv
-
-    with (folder / "notes.csv").open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([("text", "label", "patient"), *rows])
-    raw: dict[str, Any] = {
-        "format": 1,
-        "name": "north",
-        "data": {
-            "id": "0" * 32,
-            "source": folder / "notes.csv",
-            "text": "text",
-            "label": "label",
-            "unit": "patient",
-        },
-        "budget": {"epsilon": 8.0, "delta": 1e-5, "declared_units": 50},
-        "policy": {"approve": "first-use"},
-        "federation": {
-            "tiny": {
-                "address": "localhost:1",
-                "ca": folder / "ca.crt",
-                "key": folder / "k",
-                "epsilon": 8.0,
-                "delta": 1e-5,
-            }
-        },
-    }
-    for path, value in changes.items():
-        table = raw
-        *parents, last = path.split("__")
-        for name in parents:
-            table = table[name]
-        table[last] = value
-    return Site.model_validate(raw)
-
-
-class SeededAgent(Agent):
-    """For tests alone: takes noise that can be drawn again."""
-
-    @staticmethod
-    def sound(noise: NoiseSource) -> NoiseSource:
-        return noise
-
-
-class Bench:
-    """An agent on a ledger, and the requests of an honest server."""
-
-    def __init__(self, folder: Path, plan: Plan, base: Path, **changes: Any) -> None:
-        self.folder, self.plan, self.base = folder, plan, base
-        self.site = _site(folder, **changes)
-        self.told: list[tuple[str, str]] = []
-        self.ledger = Ledger.open(folder / "ledger.sqlite", agent=True)
-        self.agent = self.fresh()
-        self.initial = RoundTrainer(plan, base).classifier.read()
-
-    def fresh(self) -> Agent:
-        records = load_records(self.site, None, allow_empty=True)
-        return Agent(self.site, records, self.ledger, lambda kind, text: self.told.append((kind, text)))
-
-    def restart(self) -> None:
-        self.ledger.close()
-        self.ledger = Ledger.open(self.folder / "ledger.sqlite", agent=True)
-        self.agent = self.fresh()
-
-    def offer(self, offered: Plan | None = None, **changes: str) -> Reply:
-        plan = offered or self.plan
-        body = {
-            "plan": plan.canonical(),
-            "plan_digest": plan.digest,
-            "adapter_digest": adapter.digest(self.initial),
-        }
-        return self.agent.answer(Request(OfferBody.model_validate(body | changes)), SecureNoise())
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        names = {"head.weight", "head.bias"}
-        return {name: array for name, array in self.initial.items() if name in names}
-
-    def train(self, round: int = 1, arrays: Any = None, digest: str | None = None) -> Reply:
-        body = TrainBody(plan_digest=digest or self.plan.digest, round=round)
-        return self.agent.answer(Request(body, self.arrays() if arrays is None else arrays), SecureNoise())
 
 
 @pytest.fixture
@@ -130,9 +44,9 @@ def test_an_approved_plan_is_trained_stored_and_replayed(bench: Bench) -> None:
     assert first.code is Code.OK
     assert set(first.arrays) == {"head.weight", "head.bias"}
     again = bench.train()
-    assert pack(again) == pack(first)
+    assert payload(again) == payload(first)
     bench.restart()
-    assert pack(bench.train()) == pack(first)
+    assert payload(bench.train()) == payload(first)
     assert [event.state for event in bench.ledger.events()] == ["stored"]
 
 
@@ -198,7 +112,7 @@ def test_the_reservation_is_durable_before_training_starts(bench: Bench, monkeyp
     seen: list[int] = []
 
     def watch(self: RoundTrainer, *args: Any) -> Any:
-        with Ledger.open(bench.folder / "ledger.sqlite") as reader:
+        with Ledger.open(bench.path) as reader:
             seen.append(len(reader.events()))
         return genuine(self, *args)
 
@@ -286,7 +200,7 @@ def test_codes_do_not_depend_on_records(tmp_path: Path, plan: Plan, base: Path, 
     for number, rows in enumerate((ROWS, NEIGHBOURS[name])):
         folder = _made(tmp_path / f"{number}-data")
         bench = Bench(folder, plan, base)
-        _site(folder, rows)
+        site_of(folder, rows)
         bench.agent = bench.fresh()
         replies = [bench.offer(), bench.train(1), bench.train(1), bench.train(9), bench.train(2)]
         transcripts.append(
@@ -300,40 +214,27 @@ def test_codes_do_not_depend_on_records(tmp_path: Path, plan: Plan, base: Path, 
     assert transcripts[0] == transcripts[1]
 
 
-def test_every_field_that_leaves_is_on_the_list(bench: Bench) -> None:
+def test_every_field_that_leaves_is_on_the_list(tmp_path: Path, base: Path) -> None:
     """The whole record of each reply, down to its keys."""
+    training = {"rounds": 3, "local_steps": 2, "expected_batch": 5, "train_fraction": 0.5}
+    plan = tiny_plan(base, training=training, evaluation={"release": "per_class"})
+    bench = Bench(tmp_path, plan, base, federation__tiny__release=("update", "per_class"))
     left: set[str] = set()
-    for reply in (bench.offer(), bench.train(1), bench.train(7)):
+    for reply in (bench.offer(), bench.train(1), bench.train(7), bench.evaluate(1)):
         record = to_record(reply)
         left |= set(record)
-        body = json.loads(str(record["privet"]["body"]))
-        left |= {f"body.{key}" for key in body}
-        left |= {f"body.statement.{key}" for key in body["statement"] or {}}
+        text = json.loads(str(record["privet"]["body"]))
+        left |= {f"body.{key}" for key in text}
+        left |= {f"body.statement.{key}" for key in text["statement"] or {}}
         left |= {f"arrays.{key}" for key in record.get("arrays", {})}
-    allowed = {"privet", "arrays", "body.kind", "body.code", "body.plan_digest", "body.round", "body.statement"}
-    allowed |= {"arrays.head.weight", "arrays.head.bias"}
+    body = {"kind", "code", "plan_digest", "round", "statement", "head"}
+    arrays = {"head.weight", "head.bias", "counts"}
+    allowed = {"privet", "arrays"} | {f"body.{name}" for name in body} | {f"arrays.{name}" for name in arrays}
     statement = {
-        "accountant",
-        "advantage",
-        "declared_weight",
-        "delta",
-        "epsilon",
-        "epsilon_replace",
-        "expected_batch",
-        "guarantee",
-        "local_steps",
-        "max_grad_norm",
-        "max_records",
-        "noise_multiplier",
-        "reason",
-        "released",
-        "rounds",
-        "sample_rate",
-        "sampling",
-        "true_positive_bound",
-        "format",
-        "mechanism",
-        "unit",
+        *("accountant", "advantage", "declared_weight", "delta", "epsilon", "epsilon_person", "epsilon_replace"),
+        *("evaluation", "expected_batch", "format", "guarantee", "local_steps", "max_grad_norm", "max_per_person"),
+        *("max_records", "mechanism", "mu", "mu_meaning", "noise_multiplier", "reason", "released", "rounds"),
+        *("sample_rate", "sampling", "trade_off", "train_fraction", "true_positive_bound", "unit"),
     }
     assert {name for name in left if not name.startswith("body.statement.")} == allowed
     assert {name.removeprefix("body.statement.") for name in left if name.startswith("body.statement.")} <= statement
@@ -352,4 +253,4 @@ def test_seeded_noise_makes_the_same_reply_twice_on_two_ledgers(tmp_path: Path, 
         bench.agent.__class__ = SeededAgent
         replies.append(bench.agent.answer(request, SeededNoise(1)))
         bench.ledger.close()
-    assert pack(replies[0]) == pack(replies[1])
+    assert payload(replies[0]) == payload(replies[1])

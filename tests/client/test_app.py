@@ -1,5 +1,7 @@
 """How the agent's process ends: after which replies, and with which exit code."""
 
+import os
+import signal
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -7,10 +9,15 @@ from typing import Any
 
 import pytest
 
+from privet.client import app
 from privet.client.app import _Serving
-from privet.common.errors import Code, RefusedError
+from privet.client.ledger import Ledger, ledger_path
+from privet.common.config import Site
+from privet.common.errors import Code, RefusedError, TransportError
+from privet.common.keys import new_site_key
 from privet.common.messages import FinishBody, Reply, ReplyBody, Request, parse_reply, to_record
 from privet.common.privacy.noise import SecureNoise
+from tests.client.agent_bench import site_of
 
 DIGEST = "5e" * 32
 
@@ -23,7 +30,8 @@ def _serving(*, stay: bool, finished: bool, held: Code | None) -> tuple[Any, thr
         noises.append(noise)
         return Reply(ReplyBody(code=held or Code.OK, plan_digest=DIGEST))
 
-    serving._site, serving._stop, serving._noise = SimpleNamespace(stay=stay), stop, SecureNoise()
+    serving._site, serving.stop, serving._noise = SimpleNamespace(stay=stay, federation=["a"]), stop, SecureNoise()
+    serving.federation, serving._turn = "a", threading.Lock()
     serving._on_event = lambda _event: None
     serving._agent = SimpleNamespace(answer=answer, finished=finished, held=held, expected_values=None)
     return serving, stop, noises
@@ -63,3 +71,63 @@ def test_a_malformed_request_gets_one_code_and_never_reaches_the_agent(tmp_path:
     assert parse_reply(record).code is Code.BAD_REQUEST
     assert not noises
     assert not stop.is_set()
+
+
+# Several federations
+
+
+@pytest.fixture
+def two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    (tmp_path / "ca.crt").write_bytes(b"authority")
+    new_site_key(tmp_path / "k")
+    table = {"ca": tmp_path / "ca.crt", "key": tmp_path / "k", "epsilon": 4.0, "delta": 5e-6}
+    return site_of(
+        tmp_path, federation={"one": table | {"address": "localhost:1"}, "two": table | {"address": "localhost:2"}}
+    )
+
+
+def test_every_federation_of_the_file_is_served_at_once_and_a_signal_ends_all(
+    two: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served: list[str] = []
+
+    def serve(*, address: str, stop: threading.Event, **_: Any) -> None:
+        served.append(address)
+        if len(served) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.wait(30)
+
+    monkeypatch.setattr(app, "serve", serve)
+    app.run_client(two, lambda _event: None)
+    assert sorted(served) == ["localhost:1", "localhost:2"]
+
+
+def test_one_federation_out_of_reach_does_not_stop_the_other_and_is_told(
+    two: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed, told = threading.Event(), list[dict[str, object]]()
+
+    def serve(*, address: str, **_: Any) -> None:
+        if address == "localhost:1":
+            failed.set()
+            raise TransportError("another authority")
+        assert failed.wait(30)
+
+    monkeypatch.setattr(app, "serve", serve)
+    with pytest.raises(TransportError, match="another authority"):
+        app.run_client(two, told.append)
+    assert any(event["event"] == "error" and "one: another authority" in str(event["text"]) for event in told)
+
+
+def test_a_ledger_that_was_put_back_is_refused_before_anything_connects(
+    two: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "serve", lambda **_: pytest.fail("connected"))
+    path = ledger_path(two.data.id)
+    with Ledger.open(path, agent=True):
+        pass
+    monkeypatch.setattr(Ledger, "behind", lambda _self: ["an older copy"])
+    with pytest.raises(RefusedError, match="--charge-all") as caught:
+        app.run_client(two, lambda _event: None)
+    assert caught.value.code is Code.LEDGER_BEHIND

@@ -50,7 +50,7 @@ def test_only_its_owner_reads_it(path: Path) -> None:
     ledger.reserve(digest, 1, "train", BODY)
     modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()}
     assert set(modes.values()) == {0o600}
-    assert len(modes) == 4  # database, log, shared memory, lock
+    assert len(modes) == 6  # database, log, shared memory, head, and the locks of agent and head
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
     ledger.close()
 

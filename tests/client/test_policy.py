@@ -1,5 +1,6 @@
 """Admission: every rule refuses, the share is what is left, and the noise covers the whole horizon."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from privet.client.policy import Committed, admit, allow_budget, describe, recheck, statement_for
+from privet.client.policy import Admission, Committed, admit, allow_budget, recheck, statement_for
+from privet.client.rules import allow_release, in_words
+from privet.common.config import Plan, Site
 from privet.common.errors import Code, InputError, RefusedError
 from privet.common.privacy import calibration
 from privet.common.privacy.accountant import epsilon as composed_epsilon
+from privet.common.privacy.events import EvaluateEvent
+from tests.client.approval_cases import edit, evaluating_plan, several
 from tests.client.ledger_cases import NOTHING, make_admission, make_plan, make_site
 
 FIRST_USE = {"approve": "first-use"}
@@ -204,8 +209,6 @@ def test_noise_out_of_reach_is_a_matter_of_budget(monkeypatch: pytest.MonkeyPatc
 )
 def test_sums_never_pass_a_limit(budget: float, shares: list[float], delta: float) -> None:
     """Plan after plan under shares that the operator raises: the strict check of the ledger never has to object."""
-    import math
-
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(calibration, "noise_multiplier", lambda **_: 1.0)
         taken: list[tuple[float, float]] = []
@@ -270,35 +273,228 @@ def test_admission_reads_no_record(asked: list[dict[str, Any]], tmp_path: Path) 
     assert admit(make_plan(), site, NOTHING) == admit(make_plan(), site, NOTHING)
 
 
-def test_the_words_name_everything_that_leaves_and_costs() -> None:
+def test_declared_units_are_fixed_by_approval(asked: list[dict[str, Any]]) -> None:
+    """An approved plan keeps its rate, whatever the file says later; the file must still hold its own delta rule."""
     plan = make_plan()
-    pending = make_admission(plan, decision="pending", code=Code.PENDING, reason="It waits.")
-    site = make_site(member={"declared_weight": 120.0})
-    text = "\n".join(describe(plan, pending, site, 12_345))
-    for words in (
-        plan.digest, "wards", "'calm', 'urgent'", "package:tiny", "head", "3 rounds and 1 spare", "2 local steps",
-        "10 units", "12,345 bytes", "privacy statement", "declared weight: 120", "status code", "epsilon 3",
-        "delta 5e-06", "noise multiplier 1.25", "sampling rate 0.01", f"privet approve SITE.toml {plan.digest}",
-    ):  # fmt: skip
-        assert words in text, words
-    assert "privet approve" not in "\n".join(describe(plan, make_admission(plan), site, None))
-    refusal = replace(pending, decision="refused", event=None)
-    assert describe(plan, refusal, make_site(name="branches"), None)[-1].startswith("Nothing leaves")
-    assert describe(plan, make_admission(plan), make_site(name="branches"), None)
+    approved = admit(plan, make_site(policy=FIRST_USE), NOTHING)
+    held = Committed(epsilon=3.0, delta=5e-6, federation_epsilon=3.0, federation_delta=5e-6, unit="unit")
+    for units in (20, 500, 10_000):
+        recheck(plan, approved, make_site(budget={"declared_units": units}), held)
+    assert approved.event is not None
+    assert approved.event.sample_rate == 0.01
+    again = admit(plan, make_site(budget={"declared_units": 500}), NOTHING)
+    assert again.event is not None
+    assert again.event.sample_rate == 0.02  # only a new judgement goes by the new number
+    with pytest.raises(ValueError, match="declared_units"):
+        make_site(budget={"declared_units": 10_001})
 
 
-def test_the_words_cannot_steer_a_terminal() -> None:
-    raw = make_plan().model_dump(mode="json")
-    raw["task"]["labels"] = ["calm", "\x1b[2J\u202eurgent\n"]
-    raw["model"]["base"] = "\x1b]0;owned\x07"
-    plan = type(make_plan()).model_validate(raw)
-    for line in describe(plan, make_admission(plan), make_site(), None):
-        assert line.isprintable()
+def test_a_part_for_training_raises_the_rate(asked: list[dict[str, Any]]) -> None:
+    plan = evaluating_plan(train_fraction=0.8)
+    admission = admit(plan, make_site(), NOTHING)
+    assert admission.event is not None
+    assert admission.event.sample_rate == 10 / (1000 * 0.8)
+    assert admit(evaluating_plan(train_fraction=0.5, expected_batch=501), make_site(), NOTHING).code is (
+        Code.REFUSED_POLICY
+    )
+    assert admit(evaluating_plan(train_fraction=0.5, expected_batch=500), make_site(), NOTHING).event is not None
+
+
+ALL = {"release": ["update", "accuracy", "per_class", "confusion"]}
+
+
+def test_training_and_evaluation_each_have_the_whole_share(asked: list[dict[str, Any]]) -> None:
+    plan = evaluating_plan("per_class", every=2)
+    admission = admit(plan, make_site(member=ALL), NOTHING)
+    assert [(one["sample_rate"], one["steps"], one["epsilon"], one["delta"]) for one in asked] == [
+        (10 / 800, 8, 3.0, 5e-6),
+        (1.0, 2, 3.0, 5e-6),  # after rounds 2 and 3
+    ]
+    assert admission.evaluation == EvaluateEvent(noise_multiplier=1.235, release="per_class", unit="unit")
+    assert (admission.num_evaluations, admission.horizon, admission.epsilon) == (2, 4, 3.0)
+
+
+@pytest.mark.parametrize(("floor", "sigma"), [(0.5, 1.235), (3.0, 3.0)])
+def test_an_evaluation_is_never_under_the_floor(asked: list[dict[str, Any]], floor: float, sigma: float) -> None:
+    site = make_site(policy={"min_noise_multiplier": floor}, member=ALL)
+    evaluation = admit(evaluating_plan(), site, NOTHING).evaluation
+    assert evaluation is not None
+    assert evaluation.noise_multiplier == sigma
+
+
+@pytest.mark.parametrize("wanted", ["accuracy", "per_class", "confusion"])
+def test_a_release_that_the_site_does_not_allow_is_left_out(asked: list[dict[str, Any]], wanted: str) -> None:
+    others = [name for name in ALL["release"] if name != wanted]
+    admission = admit(evaluating_plan(wanted), make_site(member={"release": others}), NOTHING)
+    assert admission.decision == "pending"
+    assert admission.event is not None
+    assert (admission.evaluation, admission.num_evaluations) == (None, 0)
+    assert len(asked) == 1  # no noise is computed for what will not be
+
+
+def test_a_release_withdrawn_later_stops_evaluations_and_not_training(asked: list[dict[str, Any]]) -> None:
+    plan, site = evaluating_plan("confusion"), make_site(policy=FIRST_USE, member=ALL)
+    approved = admit(plan, site, NOTHING)
+    evaluation = approved.evaluation
+    assert evaluation is not None
+    held = Committed(epsilon=3.0, delta=5e-6, federation_epsilon=3.0, federation_delta=5e-6, unit="unit")
+    allow_release(evaluation, site, "wards")
+    withdrawn = make_site(member={"release": ["update", "accuracy"]})
+    recheck(plan, approved, withdrawn, held)
+    quieter = make_site(policy={"min_noise_multiplier": 1.3}, member=ALL)
+    for changed in (withdrawn, quieter, make_site(name="branches", member=ALL)):
+        with pytest.raises(RefusedError) as caught:
+            allow_release(evaluation, changed, "wards")
+        assert caught.value.code is Code.REFUSED_POLICY
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"method": {"kind": "ffa"}},
+        {"training": {"rounds": 4}},
+        {"training": {"spare_rounds": 2}},
+        {"training": {"local_steps": 3}},
+        {"training": {"expected_batch": 11}},
+        {"training": {"train_fraction": 0.9}},
+        {"task": {"labels": ["calm", "urgent", "other"]}},
+        {"model": {"sha256": "b" * 64}},
+    ],
+)
+def test_a_changed_plan_is_another_plan(asked: list[dict[str, Any]], change: dict[str, Any]) -> None:
+    """It waits again, whatever was approved before, and gets no more than what that left."""
+    first = make_plan()
+    other = edit(first, **change)
+    assert other.digest != first.digest
+    site = make_site(policy=FIRST_USE, member={"plan": first.digest})
+    assert admit(first, site, NOTHING).decision == "approved"
+    assert admit(other, site, NOTHING).decision == "pending"
+    held = Committed(epsilon=3.0, delta=5e-6, federation_epsilon=3.0, federation_delta=5e-6, unit="unit")
+    refused = admit(other, site, held)
+    assert (refused.decision, refused.code) == ("refused", Code.REFUSED_BUDGET)
+    with pytest.raises(RefusedError) as caught:  # nor is it served under the first one's approval
+        recheck(other, admit(other, site, NOTHING), site, NOTHING)
+    assert caught.value.code is Code.UNKNOWN_PLAN
+
+
+def test_spare_rounds_are_paid_for_in_advance() -> None:
+    site = make_site()
+    few, many = (admit(make_plan(spare_rounds=spare), site, NOTHING).event for spare in (0, 12))
+    assert few is not None
+    assert many is not None
+    assert many.noise_multiplier > few.noise_multiplier
+    assert composed_epsilon([many] * 15, 5e-6) <= 3.0
+
+
+def test_federations_share_one_budget(asked: list[dict[str, Any]]) -> None:
+    site = several({"wards": (3.0, 4e-6), "labs": (5.0, 6e-6)})
+    assert admit(make_plan(), site, NOTHING).epsilon == 3.0
+    labs = admit(make_plan(name="labs"), site, replace(NOTHING, epsilon=3.0, delta=4e-6))
+    assert labs.epsilon == pytest.approx(5.0, rel=1e-9)
+    assert labs.delta == pytest.approx(6e-6, rel=1e-9)
+    assert 3.0 + labs.epsilon <= 8.0
+    other = admit(make_plan(name="banks"), site, NOTHING)
+    assert (other.decision, other.code) == ("refused", Code.REFUSED_POLICY)
+    assert "no [federation.banks] table" in other.reason
+
+
+@pytest.mark.parametrize("shares", [{"a": (4.0, 5e-6), "b": (4.1, 5e-6)}, {"a": (4.0, 5e-6), "b": (4.0, 5.1e-6)}])
+def test_shares_beyond_the_budget_are_no_site_file(shares: dict[str, tuple[float, float]]) -> None:
+    with pytest.raises(ValueError, match="exceed the budget"):
+        several(shares)
+
+
+NAMES = ("a", "b", "c")
+fractions = st.floats(0.01, 1.0)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    parts=st.lists(fractions, min_size=3, max_size=3),
+    offers=st.lists(
+        st.tuples(st.sampled_from([*NAMES, "stranger"]), st.integers(0, 4), st.booleans(), fractions), max_size=12
+    ),
+)
+def test_no_sequence_of_plans_passes_a_limit(parts: list[float], offers: list[tuple[str, int, bool, float]]) -> None:
+    """Approvals in any order over several federations, the operator lowering and raising shares in between."""
+    total = math.fsum(parts)
+    approved: dict[str, tuple[str, Admission]] = {}
+
+    def sums(name: str) -> Committed:
+        mine = [one for federation, one in approved.values() if federation == name]
+        every = [one for _, one in approved.values()]
+        return Committed(
+            epsilon=math.fsum(one.epsilon for one in every),
+            delta=math.fsum(one.delta for one in every),
+            federation_epsilon=math.fsum(one.epsilon for one in mine),
+            federation_delta=math.fsum(one.delta for one in mine),
+            unit="unit" if every else None,
+        )
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(calibration, "noise_multiplier", lambda **_: 1.0)
+        for name, seed, wants, scale in offers:
+            shares = {n: (8.0 * scale * p / total, 1e-5 * scale * p / total) for n, p in zip(NAMES, parts, strict=True)}
+            site = several(shares, policy=FIRST_USE, member=ALL)
+            plan = edit(evaluating_plan("accuracy" if wants else "none", name=name), method={"seed": seed})
+            if plan.digest in approved:
+                continue
+            admission = admit(plan, site, sums(name))
+            if admission.decision == "approved":
+                approved[plan.digest] = (name, admission)
+                after = sums(name)
+                allow_budget(name, site, after)  # the ledger's own rule, without tolerance
+                share = site.federation[name]
+                assert after.federation_epsilon <= share.epsilon
+                assert after.federation_delta <= share.delta
+                assert after.epsilon <= site.budget.epsilon
+                assert after.delta <= site.budget.delta <= 0.1 / site.budget.declared_units
+            else:
+                assert admission.event is None
+    assert "stranger" not in {federation for federation, _ in approved.values()}
+
+
+@pytest.mark.parametrize(
+    ("plan", "member"),
+    [
+        (make_plan(rounds=20, local_steps=5), {}),
+        (evaluating_plan("confusion", rounds=6, every=1), ALL),
+        (
+            evaluating_plan("accuracy", rounds=40, every=1, train_fraction=0.5, expected_batch=400),
+            ALL | {"epsilon": 0.7},
+        ),
+        (evaluating_plan("per_class", rounds=5, every=10, expected_batch=800), ALL | {"epsilon": 8.0, "delta": 1e-5}),
+    ],
+)
+def test_another_accountant_agrees(plan: Plan, member: dict[str, Any]) -> None:
+    """dp-accounting's own composition of what an approval lets happen: either part stays within the share."""
+    import dp_accounting
+    from dp_accounting.pld import PLDAccountant
+
+    site = make_site(member=member)
+    share, admission = site.federation["wards"], admit(plan, site, NOTHING)
+    event, evaluation = admission.event, admission.evaluation
+    assert event is not None
+
+    def spent(one: Any, times: int) -> float:
+        accountant = PLDAccountant(value_discretization_interval=1e-4)
+        accountant.compose(dp_accounting.SelfComposedDpEvent(one, times))
+        return float(accountant.get_epsilon(share.delta))
+
+    gaussian = dp_accounting.GaussianDpEvent(event.noise_multiplier)
+    assert event.sample_rate == event.expected_batch / (1000 * plan.training.train_fraction)
+    train = spent(dp_accounting.PoissonSampledDpEvent(event.sample_rate, gaussian), plan.training.horizon * event.steps)
+    judge = 0.0
+    if evaluation is not None:
+        judge = spent(dp_accounting.GaussianDpEvent(evaluation.noise_multiplier), admission.num_evaluations)
+        assert judge > 0.9 * share.epsilon  # the noise is no larger than it must be
+    assert max(train, judge) <= share.epsilon * (1 + 1e-6) == pytest.approx(admission.epsilon, rel=1e-5)
 
 
 def test_the_statement_is_of_the_whole_horizon() -> None:
-    approved, site = make_admission(make_plan()), make_site(member={"declared_weight": 120.0})
-    stated, event = statement_for(approved, site), approved.event
+    plan, site = make_plan(), make_site(member={"declared_weight": 120.0})
+    approved = make_admission(plan)
+    stated, event = statement_for(approved, site, plan), approved.event
     assert event is not None
     assert stated.guarantee
     assert stated.delta == approved.delta
@@ -306,5 +502,43 @@ def test_the_statement_is_of_the_whole_horizon() -> None:
     assert (stated.rounds, stated.local_steps, stated.noise_multiplier) == (4, 2, 1.25)
     assert (stated.released, stated.declared_weight) == (("update",), 120.0)
     with pytest.raises(RefusedError) as caught:
-        statement_for(replace(approved, decision="refused", code=Code.REFUSED_BUDGET, event=None), site)
+        statement_for(replace(approved, decision="refused", code=Code.REFUSED_BUDGET, event=None), site, plan)
     assert caught.value.code is Code.REFUSED_BUDGET
+
+
+def test_the_statement_is_told_of_evaluations_and_people(monkeypatch: pytest.MonkeyPatch) -> None:
+    import privet.common.privacy.statement as module
+
+    told: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+    monkeypatch.setattr(module, "statement", lambda *arguments, **named: told.append((arguments, named)))
+    plan = evaluating_plan("per_class", train_fraction=0.8)
+    evaluation = EvaluateEvent(noise_multiplier=2.0, release="per_class", unit="record")
+    admission = make_admission(plan, evaluation=evaluation, num_evaluations=3, unit="record")
+    raw = make_site(unit="record", member=ALL).model_dump()
+    raw["data"] |= {"person": "patient", "max_per_person": 5}
+    statement_for(admission, Site.model_validate(raw), plan)
+    statement_for(replace(admission, evaluation=None, num_evaluations=0), make_site(), plan)
+    assert [arguments for arguments, _ in told] == [(admission.event, 4, 5e-6)] * 2
+    assert told[0][1] == {
+        "released": ("update", "per_class"), "declared_weight": None, "evaluation": evaluation, "num_evaluations": 3,
+        "train_fraction": 0.8, "max_per_person": 5,
+    }  # fmt: skip
+    assert told[1][1]["released"] == ("update",)
+    assert told[1][1]["max_per_person"] is None
+
+
+def test_the_rules_in_words_hold_every_limit() -> None:
+    policy = {
+        "min_noise_multiplier": 0.75, "max_sample_rate": 0.25, "max_rounds": 4321, "max_local_steps": 765,
+        "methods": ["head", "ffa"],
+    }  # fmt: skip
+    text = "\n".join(in_words(make_site(policy=policy, member={"release": ["update", "accuracy"]}), "wards"))
+    for words in (
+        "epsilon 3, delta 5e-06", "epsilon 8, delta 1e-05", "0.75", "25 %", "4,321", "765", "1,000,000", "head, ffa",
+        "update, accuracy", "has not approved;",
+    ):  # fmt: skip
+        assert words in text, words
+    assert "by itself" in "\n".join(in_words(make_site(policy=FIRST_USE), "wards"))
+    assert in_words(make_site(), "banks") == [
+        "Every plan of federation banks: the site file has no [federation.banks] table."
+    ]

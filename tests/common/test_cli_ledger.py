@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import tomli_w
 
-from privet.client.ledger import Ledger, New, ledger_path
+from privet.client.ledger import Ledger, LedgerError, New, ledger_path
 from privet.client.policy import admit
 from privet.common.cli.ledger import approve, ledger
 from privet.common.config import Site, load_site
@@ -118,3 +118,82 @@ def test_unknown_and_short_digests(site_file: Path) -> None:
         approve(site_file, "0" * 8)
     with pytest.raises(InputError, match="8 to 64 hex digits"):
         approve(site_file, digest[:7])
+
+
+def _restored(site_file: Path) -> str:
+    """A ledger that was put back alone to where its first round had run; the plan's digest."""
+    (digest,) = arrived(site_file, 0)
+    approve(site_file, digest)
+    path = ledger_path(load_site(site_file).data.id)
+    with Ledger.open(path, agent=True) as book:
+        first = book.reserve(digest, 1, "train", BODY)
+        assert isinstance(first, New)
+        book.store(first.event_id, b"reply")
+    older = path.read_bytes()
+    with Ledger.open(path, agent=True) as book:
+        book.reserve(digest, 2, "train", BODY)
+    path.write_bytes(older)
+    return digest
+
+
+def test_a_restored_ledger_is_told_and_charged(site_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    digest = _restored(site_file)
+    capsys.readouterr()
+    ledger(site_file)
+    assert "BEHIND    The head file holds entry 5" in capsys.readouterr().err
+    with pytest.raises(LedgerError, match="charge-all") as failed:
+        ledger(site_file, verify=True)
+    assert failed.value.exit_code == 1
+    arrived(site_file, 1)
+    with pytest.raises(RefusedError) as caught:
+        approve(
+            site_file, make_plan(1).digest, overrides=["federation.wards.epsilon=8.0", "federation.wards.delta=1e-5"]
+        )
+    assert caught.value.code is Code.LEDGER_BEHIND
+    capsys.readouterr()
+    ledger(site_file, charge_all=True)
+    said = capsys.readouterr().err
+    assert "closed    3 rounds" in said
+    assert "Warning" not in said
+    ledger(site_file, as_json=True)
+    document = shown(capsys)
+    assert (document["behind"], document["lost"], document["spent"]["events"]) == ([], 3, 4)
+    assert document["charged"] == {"epsilon": 0.0, "delta": 0.0}
+    assert document["plans"][0]["lost"] + document["plans"][1]["lost"] == 3
+    ledger(site_file)
+    assert f"plan {digest[:16]} wards approved: 1 of 4 rounds, 3 lost" in capsys.readouterr().err
+    ledger(site_file, verify=True)
+    assert "verified" in capsys.readouterr().err
+    ledger(site_file, charge_all=True, as_json=True)
+    assert shown(capsys)["charged"] is None
+
+
+def test_a_charge_without_a_head_file_warns(site_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (digest,) = arrived(site_file, 0)
+    approve(site_file, digest)
+    ledger_path(load_site(site_file).data.id).with_suffix(".head").unlink()
+    capsys.readouterr()
+    ledger(site_file, charge_all=True)
+    assert "Warning: Without the head file" in capsys.readouterr().err
+
+
+def test_a_ledger_that_is_gone_is_not_a_new_one(site_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (digest,) = arrived(site_file, 0)
+    approve(site_file, digest)
+    for file in ledger_path(load_site(site_file).data.id).parent.glob("*.sqlite*"):
+        file.unlink()
+    capsys.readouterr()
+    ledger(site_file, as_json=True)
+    document = shown(capsys)
+    assert [evidence["source"] for evidence in document["behind"]] == ["file"]
+    assert document["behind"][0]["charge"]["epsilon"] == pytest.approx(3.0)
+
+
+def test_what_was_sent_is_exported(site_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    digest = _restored(site_file)
+    capsys.readouterr()
+    ledger(site_file, export=tmp_path / "out", as_json=True)
+    assert shown(capsys)["replies"] == 1
+    assert (tmp_path / "out" / f"{digest[:16]}-train-1.safetensors").read_bytes() == b"reply"
+    with pytest.raises(InputError, match="at most one"):
+        ledger(site_file, verify=True, charge_all=True)

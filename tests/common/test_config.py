@@ -31,11 +31,14 @@ SITE: Raw = {
         "hospitals": {"address": "server.example:9092", "ca": "ca.crt", "key": "north.key", "epsilon": 3, "delta": 1e-5}
     },
 }
+RECORDS: Raw = SITE["data"] | {"unit": "record", "person": "owner", "max_per_person": 3}
 # Every key of a plan with another legal value. The digest must move with each of them.
 OTHER: dict[str, Any] = {
     "name": "hospitals2",
     "task.labels": ["urgent", "calm"],
     "task.max_length": 256,
+    "task.windows": 3,
+    "task.stride": 16,
     "task.buckets": [64, 128],
     "model.base": "package:elsewhere",
     "model.sha256": "cd" * 32,
@@ -56,12 +59,18 @@ OTHER: dict[str, Any] = {
     "training.learning_rate": 0.25,
     "training.weight_decay": 0.01,
     "training.max_grad_norm": 0.5,
+    "training.train_fraction": 0.8,
+    "evaluation.release": "accuracy",
+    "evaluation.every": 2,
+    "evaluation.metric": "sites",
+    "evaluation.keep": "best",
+    "evaluation.patience": 3,
     "cohort.min_sites": 3,
     "cohort.fraction": 0.5,
     "cohort.timeout": 60.0,
     "cohort.weight": "uniform",
 }
-GOLDEN = "cec9c597ec7356049f839a355bbe8a14b7ef1035adb091af2954a463511f69d9"  # of FEDERATION
+GOLDEN = "d9221ff927f24a9494ce8fada7d81fe9c26dd967a7f1bbbbb96ff3ad4ee6343d"  # of FEDERATION
 FIXED = {"task.kind": "classification", "format": 1}  # one legal value
 
 
@@ -152,6 +161,17 @@ def _refused(call: Callable[[], object]) -> ConfigError:
         ("lora.targets", ["query", "query"], "lora", "distinct targets"),
         ("lora.targets", ["dense"], "lora.targets.0", "'dense'"),
         ("method.kind", "magic", "method.kind", "'magic'"),
+        ("task.windows", 17, "task.windows", "17"),
+        ("task.windows", 0, "task.windows", "0"),
+        ("task.stride", 64, "task", "stride below 64"),
+        ("training.train_fraction", 0.05, "training.train_fraction", "0.1"),
+        ("training.train_fraction", 1.1, "training.train_fraction", "1.1"),
+        ("training.train_fraction", float("nan"), "training.train_fraction", "nan"),
+        ("evaluation.release", "loss", "evaluation.release", "'loss'"),
+        ("evaluation.release", "accuracy", "", "train_fraction < 1"),
+        ("evaluation.metric", "sites", "", 'release other than "none"'),
+        ("evaluation.every", 0, "evaluation.every", "0"),
+        ("evaluation.epsilon", 1.0, "evaluation.epsilon", "Extra inputs"),
         ("server.adress", "x", "server.adress", "Extra inputs"),
         ("server.wait", 0.0, "server.wait", "0"),
         ("server.wait", float("inf"), "server.wait", "inf"),  # every wait is bounded
@@ -165,7 +185,7 @@ def test_a_fault_in_a_federation_is_told_with_file_key_and_mend(
 ) -> None:
     path = _write(tmp_path, edited(FEDERATION, key, value))
     error = _refused(lambda: load_federation(path))
-    assert error.where == f"{path}: {where}"
+    assert error.where == (f"{path}: {where}" if where else str(path))
     assert what in error.what
 
 
@@ -187,7 +207,13 @@ def test_a_fault_in_a_federation_is_told_with_file_key_and_mend(
         ("budget.declared_units", 10_001, "budget", "declared_units"),
         ("budget.epsilon", 2.99, "", "exceed the budget"),
         ("budget.delta", 9.9e-6, "", "exceed the budget"),
-        ("federation.banks", SITE["federation"]["hospitals"], "", "one [federation.NAME]"),
+        ("federation.banks", SITE["federation"]["hospitals"], "", "exceed the budget"),
+        ("data.person", "patient", "data", "both person and max_per_person"),
+        ("data.max_per_person", 3, "data", "both person and max_per_person"),
+        ("data", SITE["data"] | {"person": "owner", "max_per_person": 3}, "data", 'unit = "record"'),
+        ("data", RECORDS | {"max_per_person": 0}, "data.max_per_person", "0"),
+        ("data", RECORDS | {"max_per_person": 1001}, "data.max_per_person", "1001"),
+        ("data", RECORDS | {"person": ""}, "data.person", "at least 1 character"),
         ("federation", DROP, "federation", "Field required"),
         ("federation", {}, "federation", "at least 1"),
         ("federation.hospitals.address", "no-port", "federation.hospitals.address", "pattern"),
@@ -433,7 +459,8 @@ def test_relative_paths_are_taken_from_the_files_folder(tmp_path: Path, monkeypa
     assert federation.simulation.data == Path("/all.csv")
     site = load_site(_write(tmp_path, edited(SITE, "data.exclude", "no.txt"), "site.toml"))
     assert (site.data.source, site.data.exclude) == (tmp_path / "notes.csv", tmp_path / "no.txt")
-    assert (site.membership.ca, site.membership.key) == (tmp_path / "ca.crt", tmp_path / "north.key")
+    member = site.federation["hospitals"]
+    assert (member.ca, member.key) == (tmp_path / "ca.crt", tmp_path / "north.key")
 
 
 # The digest
@@ -454,7 +481,11 @@ def test_the_list_of_keys_below_is_whole(tmp_path: Path) -> None:
 @pytest.mark.parametrize("key", OTHER)
 def test_the_digest_changes_with_every_key_of_the_plan(tmp_path: Path, key: str) -> None:
     plan = _plan(tmp_path, FEDERATION)
-    other = _plan(tmp_path, edited(FEDERATION, key, OTHER[key]))
+    raw = FEDERATION
+    if key.startswith("evaluation."):  # which needs units to judge on
+        raw = edited(edited(raw, "training.train_fraction", 0.5), "evaluation.release", "confusion")
+        plan = _plan(tmp_path, raw)
+    other = _plan(tmp_path, edited(raw, key, OTHER[key]))
     assert other.digest != plan.digest
     assert parse_plan(other.canonical()) == other
 
@@ -526,5 +557,46 @@ def test_a_plan_cannot_be_changed_and_derives_its_buckets(tmp_path: Path) -> Non
 def test_shares_may_use_up_the_whole_budget(tmp_path: Path) -> None:
     site = load_site(_write(tmp_path, edited(SITE, "federation.hospitals.epsilon", 8)))
     assert isinstance(site, Site)
-    assert site.membership.epsilon == site.budget.epsilon
+    assert site.federation["hospitals"].epsilon == site.budget.epsilon
     assert isinstance(load_federation(_write(tmp_path, FEDERATION)), Federation)
+
+
+def test_several_federations_stand_in_one_file(tmp_path: Path) -> None:
+    second = SITE["federation"]["hospitals"] | {"epsilon": 5, "delta": 1e-6, "ca": "banks/ca.crt"}
+    raw = edited(edited(SITE, "federation.banks", second), "federation.hospitals.delta", 9e-6)
+    site = load_site(_write(tmp_path, raw))
+    assert list(site.federation) == ["banks", "hospitals"] or list(site.federation) == ["hospitals", "banks"]
+    assert site.federation["banks"].ca == tmp_path / "banks" / "ca.crt"
+    assert sum(member.epsilon for member in site.federation.values()) == site.budget.epsilon
+    for name in ("epsilon", "delta"):
+        over = edited(raw, f"federation.banks.{name}", second[name] * 1.000001)
+        assert "exceed the budget" in _refused(lambda over=over: load_site(_write(tmp_path, over))).what  # type: ignore[misc]
+
+
+def test_records_may_be_limited_by_person(tmp_path: Path) -> None:
+    data = load_site(_write(tmp_path, edited(SITE, "data", RECORDS))).data
+    assert (data.unit, data.person, data.max_per_person) == ("record", "owner", 3)
+    plain = load_site(_write(tmp_path, SITE)).data
+    assert (plain.person, plain.max_per_person) == (None, None)
+
+
+@pytest.mark.parametrize(("rounds", "every", "number"), [(10, 5, 2), (11, 5, 3), (4, 5, 1), (10, 1, 10), (1, 1, 1)])
+def test_evaluations_are_numbered_by_the_plan(rounds: int, every: int, number: int) -> None:
+    training = FEDERATION["training"] | {"rounds": rounds, "spare_rounds": 7, "train_fraction": 0.9}
+    raw = FEDERATION | {"training": training, "evaluation": {"release": "accuracy", "every": every}}
+    assert Plan.model_validate(raw).num_evaluations == number
+    assert Plan.model_validate(raw | {"evaluation": {"every": every}}).num_evaluations == 0
+
+
+def test_a_confusion_matrix_is_bounded() -> None:
+    for number, sound in ((200, True), (201, False)):
+        raw = FEDERATION | {
+            "task": {"labels": [str(n) for n in range(number)]},
+            "training": FEDERATION["training"] | {"train_fraction": 0.9},
+            "evaluation": {"release": "confusion"},
+        }
+        if sound:
+            assert Plan.model_validate(raw).num_evaluations == 2
+        else:
+            with pytest.raises(ValidationError, match="at most 200 labels"):
+                Plan.model_validate(raw)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from privet.common.examples import (
+    FEATURE_ROWS,
     TRAINING_ROWS,
     UNKNOWN,
     Batch,
@@ -18,10 +19,8 @@ from privet.common.examples import (
     FeatureExamples,
     TokenExamples,
     Units,
-    tokenise,
+    Windows,
 )
-from privet.common.model import load_tokenizer
-from tests.tiny_models import WORDS, tiny_base
 
 BUCKETS = (8, 16, 64)
 PAD = 0
@@ -40,11 +39,11 @@ def _some(data: Any, count: int) -> NDArray[np.int64]:
 
 
 def _places(examples: Examples, chosen: NDArray[np.int64]) -> dict[int, tuple[Any, ...]]:
-    """Of each record: the shape of its batch, its row, and all that stands in it."""
+    """Of each window: the shape of its batch, its row, and all that stands in it."""
     return {
-        int(record): (batch.inputs[0].shape, int(row), *(tensor[row].tolist() for tensor in batch.inputs))
+        int(window): (batch.inputs[0].shape, int(row), *(tensor[row].tolist() for tensor in batch.inputs))
         for batch in examples.batches(chosen)
-        for record, row in zip(batch.records, batch.rows, strict=True)
+        for window, row in zip(chosen[batch.places], batch.rows, strict=True)
     }
 
 
@@ -57,15 +56,15 @@ def test_each_record_comes_exactly_once_whole_and_in_its_row(lengths: list[int],
     examples, chosen, seen = _tokens(lengths), _some(data, len(lengths)), []
     for batch in examples.batches(chosen):
         ids, mask = batch.inputs
-        assert len(set(batch.rows.tolist())) == len(batch.rows) == len(batch.records)
-        for row, record in zip(batch.rows, batch.records, strict=True):
+        assert len(set(batch.rows.tolist())) == len(batch.rows) == len(batch.places)
+        for row, record in zip(batch.rows, chosen[batch.places], strict=True):
             length = lengths[record]
             assert ids[row, :length].tolist() == [record + 1] * length
             assert ids[row, length:].eq(PAD).all()
             assert mask[row].tolist() == [1] * length + [0] * (ids.shape[1] - length)
             assert batch.labels[row] == record % 3
             assert batch.weights[row] == 1
-        seen += batch.records.tolist()
+        seen += chosen[batch.places].tolist()
     assert sorted(seen) == sorted(chosen.tolist())
 
 
@@ -91,7 +90,7 @@ def test_every_batch_of_a_length_has_one_shape(lengths: list[int], data: Any) ->
         assert ids.shape == mask.shape
         assert ids.shape[0] == TRAINING_ROWS == len(batch.labels) == len(batch.weights)
         assert ids.shape[1] in BUCKETS
-        assert 0 < len(batch.records) <= TRAINING_ROWS
+        assert 0 < len(batch.places) <= TRAINING_ROWS
         assert (ids.dtype, mask.dtype, batch.labels.dtype) == (torch.int64,) * 3
         assert batch.weights.dtype == torch.float32
 
@@ -112,7 +111,7 @@ def test_equal_texts_take_turns_in_their_row() -> None:
     ids = [np.full(5, 7, np.int32)] * 6
     examples = TokenExamples(ids, np.zeros(6, np.int64), Units(np.arange(6), 6), BUCKETS, PAD)
     batches = list(examples.batches(np.arange(6)))
-    assert [len(batch.records) for batch in batches] == [1] * 6
+    assert [len(batch.places) for batch in batches] == [1] * 6
     assert len({int(batch.rows[0]) for batch in batches}) == 1
 
 
@@ -126,7 +125,7 @@ def test_different_texts_are_spread_over_the_rows() -> None:
 def test_for_inference_every_record_comes_once() -> None:
     examples = _tokens([3, 20, 64, 5] * 20)
     batches = list(examples.for_inference())
-    assert sorted(int(record) for batch in batches for record in batch.records) == list(range(80))
+    assert sorted(int(record) for batch in batches for record in batch.places) == list(range(80))
     assert len({len(batch.labels) for batch in batches}) == 1
 
 
@@ -149,23 +148,47 @@ def test_an_unknown_label_weighs_nothing_and_is_a_legal_index(make: Any) -> None
     found = {
         int(record): (int(batch.labels[row]), float(batch.weights[row]))
         for batch in examples.batches(np.arange(3))
-        for record, row in zip(batch.records, batch.rows, strict=True)
+        for record, row in zip(batch.places, batch.rows, strict=True)
     }
     assert found == {0: (2, 1.0), 1: (0, 0.0), 2: (1, 1.0)}
 
 
-@pytest.mark.parametrize("count", [1, 1023, 1024, 1025, 2100])
-def test_features_come_in_bounded_batches(count: int) -> None:
+@pytest.mark.parametrize("count", [1, 63, 64, 65, 300])
+def test_features_lie_in_rows_of_their_own(count: int) -> None:
     examples = _features([0] * count)
     chosen = np.random.default_rng(0).permutation(count)
     seen = []
     for batch in examples.batches(chosen):
-        (rows,) = batch.inputs
-        assert len(rows) <= 1024
-        assert torch.equal(rows[torch.from_numpy(batch.rows)], examples.features[torch.from_numpy(batch.records)])
-        assert batch.weights.tolist() == [1] * len(batch.records)
-        seen += batch.records.tolist()
-    assert seen == chosen.tolist()
+        (inputs,) = batch.inputs
+        assert inputs.shape == (FEATURE_ROWS, 2)
+        assert torch.equal(
+            inputs[torch.from_numpy(batch.rows)], examples.features[torch.from_numpy(chosen[batch.places])]
+        )
+        assert inputs[torch.from_numpy(_dummies(batch))].eq(0).all()
+        assert batch.weights.sum() == len(batch.places)
+        seen += chosen[batch.places].tolist()
+    assert sorted(seen) == list(range(count))
+
+
+def test_features_that_are_not_finite_take_their_records_label() -> None:
+    rows = torch.tensor([[1.0, 2.0], [3.0, torch.nan], [5.0, 6.0], [torch.inf, 7.0]])
+    units = Units(np.arange(3), 3)
+    examples = FeatureExamples(rows, np.array([0, 1, 2]), units, Windows(np.array([2, 1, 1])))
+    assert examples.labels.tolist() == [UNKNOWN, 1, UNKNOWN]
+    assert examples.features.tolist() == [[1, 2], [0, 0], [5, 6], [0, 0]]
+
+
+@given(st.lists(st.integers(1, 5), max_size=30), st.data())
+def test_windows_of_records_and_their_mean(counts: list[int], data: Any) -> None:
+    windows, count = Windows(np.array(counts, np.int64)), len(counts)
+    chosen = _some(data, count) if count else np.zeros(0, np.int64)
+    owned = [[w for w, owner in enumerate(windows.record) if owner == record] for record in range(count)]
+    found, each = windows.of(chosen)
+    assert found.tolist() == [w for record in chosen for w in owned[record]]
+    assert each.tolist() == [len(owned[record]) for record in chosen]
+    values = torch.arange(2.0 * sum(counts)).reshape(-1, 2) ** 2
+    expected = [values[owned[record]].double().mean(0).tolist() for record in range(count)]
+    np.testing.assert_allclose(windows.mean(values), np.reshape(expected, (count, 2)), rtol=1e-6)
 
 
 @given(st.lists(st.integers(0, 9), max_size=60), st.integers(0, 3))
@@ -175,78 +198,3 @@ def test_units_part_the_records_exactly(units: list[int], num_further: int) -> N
     for unit in range(num_units):
         assert table.records(unit).tolist() == [row for row, owner in enumerate(units) if owner == unit]
     assert sorted(row for unit in range(num_units) for row in table.records(unit)) == list(range(len(units)))
-
-
-# Tokens
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    return load_tokenizer(tiny_base(tmp_path_factory.mktemp("base")))
-
-
-def _tokenised(texts: Sequence[str], tokenizer: Any, vocabulary: int | None = None) -> TokenExamples:
-    count = len(texts)
-    return tokenise(texts, np.zeros(count, np.int64), np.arange(count), count, tokenizer, (8, 16), vocabulary)
-
-
-def test_texts_are_cut_at_the_last_bucket(tokenizer: Any) -> None:
-    texts = ["a rash", " ".join(WORDS * 10), "", " ".join(WORDS[:7])]
-    found = {record: place[2] for record, place in _places(_tokenised(texts, tokenizer), np.arange(4)).items()}
-    whole = [tokenizer(text)["input_ids"] for text in texts]
-    assert len(whole[1]) > 16
-    assert found[1] == [*whole[1][:15], whole[1][-1]]  # the closing mark stays
-    assert found[0][: len(whole[0])] == whole[0]
-    assert found[2][:2] == whole[2]
-    assert [len(found[record]) for record in range(4)] == [8, 16, 8, 16]
-
-
-def test_tokenising_depends_on_the_text_alone(tokenizer: Any) -> None:
-    """Neither on its neighbours nor on how many there are: 2,048 are tokenised at a time."""
-    texts = ["a rash", "chest pain today"] + ["please refund my card"] * 2100
-    many = _tokenised(texts, tokenizer)
-    for record in (0, 1, 2047, 2048, 2101):
-        alone = _places(_tokenised([texts[record]], tokenizer), np.array([0]))[0]
-        assert _places(many, np.array([record]))[record] == alone
-    assert _tokenised([], tokenizer).units.num_units == 0
-
-
-class Faulty:
-    """A tokenizer that a server named: it fails on some texts, and gives odd ids for others."""
-
-    pad_token_id = 0
-    odd: Any = None
-
-    def __call__(self, texts: list[str], **_: Any) -> dict[str, Any]:
-        class Panic(BaseException):
-            """As the tokenizer's Rust raises: no Exception."""
-
-        if "raise" in texts:
-            raise ValueError("Jane Doe")
-        if "panic" in texts:
-            raise Panic
-        return {"input_ids": [self.odd if text == "odd" else [1, 2, 3] for text in texts]}
-
-
-@pytest.mark.parametrize("odd", [[1, 9, 10], [-1, 2], [], [1] * 17, [2**40]])
-def test_a_record_the_tokenizer_fails_on_has_no_label_and_leaves_the_others_alone(odd: list[int]) -> None:
-    tokenizer = Faulty()
-    tokenizer.odd = odd
-    texts = ["a", "raise", "b", "panic", "odd", "c"]
-    examples = _tokenised(texts, tokenizer, vocabulary=10)
-    assert examples.labels.tolist() == [0, UNKNOWN, 0, UNKNOWN, UNKNOWN, 0]
-    places = _places(examples, np.arange(6))
-    sound = _places(_tokenised(["a"], tokenizer, vocabulary=10), np.array([0]))[0]
-    assert all(places[record] == sound for record in (0, 2, 5))
-    for record in (1, 3, 4):
-        assert set(places[record][2]) == {0}
-        assert sum(places[record][3]) == 1
-
-
-def test_the_operators_interrupt_is_no_fault_of_a_record() -> None:
-    def interrupted(texts: list[str], **_: Any) -> Any:
-        raise KeyboardInterrupt
-
-    interrupted.pad_token_id = 0  # type: ignore[attr-defined]
-    with pytest.raises(KeyboardInterrupt):
-        _tokenised(["a", "b"], interrupted)

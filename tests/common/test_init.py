@@ -183,7 +183,7 @@ def test_site_file_loads_once_all_is_said(tmp_path: Path) -> None:
     assert site.data.source == site_folder / "notes.csv"
     assert 'source = "notes.csv"' in (site_folder / "site.toml").read_text()
     assert (site.budget.epsilon, site.budget.delta, site.budget.declared_units) == (3.0, 3.3e-6, 30_000)
-    membership = site.membership
+    membership = site.federation["fed"]
     assert list(site.federation) == ["fed"]
     assert (membership.epsilon, membership.delta) == (3.0, 3.3e-6)
     assert membership.plan == federation["digest"]
@@ -271,6 +271,30 @@ def test_plan_that_leaves_the_batch_to_sites_says_so(tmp_path: Path) -> None:
     invite = load_invite(tmp_path / "invite.toml")
     text = create_site(tmp_path / "s", "a", invite, SiteAnswers()).site.read_text()
     assert "# expected_batch = 64" in text
+
+
+def test_what_the_plan_wants_released_is_told_and_not_granted(tmp_path: Path) -> None:
+    _init_federation(tmp_path)
+    path = tmp_path / "federation.toml"
+    text = path.read_text().replace("train_fraction = 1.0", "train_fraction = 0.8")
+    path.write_text(text.replace('release = "none"', 'release = "per_class"'))
+    _run("invite", path)
+    invite = load_invite(tmp_path / "invite.toml")
+    assert invite.plan.evaluation.release == "per_class"
+    made = create_site(tmp_path / "s", "a", invite, SiteAnswers(data=Path("x"), text="t", label="l", unit="u", units=9))
+    assert '# This plan asks for "per_class"' in made.site.read_text()
+    assert load_site(made.site).federation[invite.name].release == ("update",)
+
+
+def test_keys_left_as_comments_are_real_ones(tmp_path: Path) -> None:
+    _init_federation(tmp_path)
+    answers = SiteAnswers(data=Path("x"), text="t", label="l", unit="record", units=9)
+    made = create_site(tmp_path / "s", "a", load_invite(tmp_path / "invite.toml"), answers)
+    text = made.site.read_text()
+    made.site.write_text(re.sub(r"(?m)^# (person|max_per_person|declared_weight) = ", r"\1 = ", text))
+    site = load_site(made.site)
+    assert (site.data.person, site.data.max_per_person) == ("patient_id", 3)
+    assert [member.declared_weight for member in site.federation.values()] == [1.0]
 
 
 def test_hostile_words_stay_words(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from privet.common.errors import Code, WireError
 from privet.common.messages import (
+    EvaluateBody,
     FinishBody,
     OfferBody,
     Reply,
@@ -55,11 +56,12 @@ STATEMENT = Statement(
     released=("update",),
 )
 # Everything that may ever leave a site. A new entry here is a decision about privacy, not a refactoring.
-MAY_LEAVE = {"kind", "code", "plan_digest", "round", "statement"}
+MAY_LEAVE = {"kind", "code", "plan_digest", "round", "statement", "head"}
 MAY_LEAVE_IN_A_STATEMENT = {
     *("format", "guarantee", "reason", "unit", "delta", "epsilon", "epsilon_replace", "advantage"),
     *("true_positive_bound", "mechanism", "sampling", "accountant", "noise_multiplier", "max_grad_norm"),
     *("sample_rate", "expected_batch", "local_steps", "rounds", "max_records", "released", "declared_weight"),
+    *("train_fraction", "evaluation", "mu", "mu_meaning", "trade_off", "max_per_person", "epsilon_person"),
 }
 
 digests = st.text("0123456789abcdef", min_size=64, max_size=64)
@@ -69,9 +71,11 @@ floats = hnp.arrays(
     np.float32, hnp.array_shapes(min_dims=0, max_dims=3, max_side=4), elements=st.floats(width=32, allow_nan=False)
 )
 arrays = st.dictionaries(names, floats, max_size=4)
+heads = st.none() | st.from_regex(r"[A-Za-z0-9+/]{40,200}={0,2}", fullmatch=True)
 requests = st.one_of(
-    st.builds(Request, st.builds(OfferBody, plan=names, plan_digest=digests, adapter_digest=digests)),
+    st.builds(Request, st.builds(OfferBody, plan=names, plan_digest=digests, adapter_digest=digests, head=heads)),
     st.builds(Request, st.builds(TrainBody, plan_digest=digests, round=rounds), arrays),
+    st.builds(Request, st.builds(EvaluateBody, plan_digest=digests, round=rounds, after=rounds), arrays),
     st.builds(Request, st.builds(FinishBody, plan_digest=digests)),
 )
 replies = st.one_of(
@@ -83,6 +87,7 @@ replies = st.one_of(
             plan_digest=digests,
             round=st.just(0) | rounds,
             statement=st.none() | st.just(STATEMENT),
+            head=heads,
         ),
     ),
     st.builds(Reply, st.builds(ReplyBody, code=st.just(Code.OK), plan_digest=digests, round=rounds), arrays),
@@ -164,7 +169,15 @@ def test_the_allowed_list_of_what_leaves_a_site() -> None:
 def test_the_codes_that_may_leave() -> None:
     assert {str(code) for code in Code} == {
         *("ok", "pending", "refused_policy", "refused_budget", "unknown_plan", "outside_horizon"),
-        *("altered_request", "round_lost", "bad_request", "base_mismatch", "adapter_mismatch", "unavailable"),
+        *(
+            "altered_request",
+            "round_lost",
+            "ledger_behind",
+            "bad_request",
+            "base_mismatch",
+            "adapter_mismatch",
+            "unavailable",
+        ),
     }
 
 
@@ -480,8 +493,8 @@ def test_a_malformed_reply_is_refused(text: str) -> None:
         FinishBody(plan_digest=DIGEST),
     ],
 )
-def test_arrays_come_with_a_training_request_only(body: OfferBody | FinishBody) -> None:
-    with pytest.raises(WireError, match="training request only"):
+def test_arrays_come_with_a_request_for_work_only(body: OfferBody | FinishBody) -> None:
+    with pytest.raises(WireError, match="to train or to evaluate only"):
         parse_request(to_record(Request(body, {"w": np.ones(2, np.float32)})))
 
 

@@ -61,6 +61,31 @@ def test_order_and_size_of_batches_do_not_matter(tmp_path: Path, monkeypatch: py
     assert predictor.predict([]).shape == (0, 3)
 
 
+@pytest.mark.parametrize("per_pass", [1, 3, 4096])
+def test_a_long_text_is_read_in_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, per_pass: int) -> None:
+    texts = [*TEXTS, "the patient has a fever and no rash " * 2 + "please refund my card " * 3]
+    base = tiny_base(tmp_path / "base")
+    plan = tiny_plan(base, task={"max_length": 16, "windows": 3, "stride": 4}, method={"kind": "fedavg"})
+    export_adapter(trained(plan, base), base, tmp_path / "adapter")
+    predictor = Predictor.load(tmp_path / "adapter")
+    monkeypatch.setattr("privet.common.prediction._TEXTS_PER_PASS", per_pass)
+    settings = {"truncation": True, "max_length": 16, "stride": 4, "return_overflowing_tokens": True}
+    found = predictor.predict(texts)
+    assert found.shape == (len(texts), 3)
+    for text, row in zip(texts, found, strict=True):
+        windows = predictor._tokenizer(text, **settings)["input_ids"][:3]
+        with torch.no_grad():
+            each = [predictor.classifier(torch.tensor([ids]), torch.ones(1, len(ids)))[0].numpy() for ids in windows]
+        assert np.abs(row - np.mean(each, axis=0)).max() <= 1e-5
+    assert np.abs(found - _adapter_of_one_window(tmp_path, base).predict(texts))[-1].max() > 1e-4
+
+
+def _adapter_of_one_window(folder: Path, base: Path) -> Predictor:
+    plan = tiny_plan(base, task={"max_length": 16}, method={"kind": "fedavg"})
+    export_adapter(trained(plan, base), base, folder / "single")
+    return Predictor.load(folder / "single")
+
+
 def test_probabilities_sum_to_one_without_overflow() -> None:
     chances = probabilities(np.array([[1e4, 0.0, -1e4], [1.0, 1.0, 1.0]], np.float32))
     assert np.allclose(chances, np.array([[1.0, 0.0, 0.0], [1 / 3, 1 / 3, 1 / 3]]))

@@ -13,7 +13,17 @@ from flwr.serverapp import Grid
 from privet.common.adapter import AdapterSpec, Arrays, Entry, Role
 from privet.common.config import Plan
 from privet.common.errors import Code
-from privet.common.messages import OfferBody, Reply, ReplyBody, Request, TrainBody, parse_request, to_record
+from privet.common.messages import (
+    COUNTS,
+    EvaluateBody,
+    OfferBody,
+    Reply,
+    ReplyBody,
+    Request,
+    TrainBody,
+    parse_request,
+    to_record,
+)
 from privet.common.privacy.statement import Statement
 from privet.server.checkpoint import Checkpoint
 from privet.server.strategy import PrivetStrategy
@@ -81,6 +91,11 @@ def record(plan_digest: str, round: int, arrays: Arrays | None = None, code: Cod
     return to_record(Reply(ReplyBody(code=code, plan_digest=plan_digest, round=round), arrays or {}))
 
 
+def claimless(**changes: Any) -> Statement:
+    """A statement that guarantees nothing: its figures need not be those of a mechanism, or fit a plan."""
+    return stated(**({"guarantee": False, "reason": "A scripted site."} | changes))
+
+
 def sound(site: "Site", message: Message, request: Request) -> list[Message]:
     """The answer of a site that does as it should."""
     body = request.body
@@ -89,6 +104,8 @@ def sound(site: "Site", message: Message, request: Request) -> list[Message]:
         return [reply_to(message, to_record(reply))]
     if isinstance(body, TrainBody):
         return [reply_to(message, record(body.plan_digest, body.round, update_of(site.name, body.round)))]
+    if isinstance(body, EvaluateBody):
+        return [reply_to(message, record(body.plan_digest, body.round, {COUNTS: site.counts(body.after)}))]
     return [reply_to(message, record(body.plan_digest, 0))]
 
 
@@ -97,7 +114,7 @@ def coded(code: Code) -> Answer:
 
     def answer(site: "Site", message: Message, request: Request) -> list[Message]:
         body = request.body
-        number = body.round if isinstance(body, TrainBody) else 0
+        number = body.round if isinstance(body, TrainBody | EvaluateBody) else 0
         return [reply_to(message, record(body.plan_digest, number, code=code))]
 
     return answer
@@ -109,13 +126,18 @@ def silent(site: "Site", message: Message, request: Request) -> list[Message]:
 
 @dataclass
 class Site:
-    """One scripted site: `offer`, `train` and `finish` say how it answers; `heard` is what it was asked."""
+    """One scripted site: `offer`, `train`, `evaluate` and `finish` say how it answers; `heard` is what it was asked.
+
+    counts: the cells that it releases after a training round.
+    """
 
     name: str
     offer: Answer = sound
     train: Answer = sound
+    evaluate: Answer = sound
     finish: Answer = sound
-    statement: Statement | None = field(default_factory=stated)
+    counts: Callable[[int], Any] = lambda after: np.array([80.0, 20.0], np.float32)
+    statement: Statement | None = field(default_factory=claimless)
     online: bool = True
     heard: list[Request] = field(default_factory=list)
 
@@ -231,6 +253,7 @@ def scene(
     events: list[dict[str, Any]] = []
     checkpoints: list[Checkpoint] = []
     patch.setattr("privet.server.strategy.time", clock)
+    patch.setattr("privet.server.quorum.time", clock)
     patch.setattr("privet.server.roster.time", clock)
     grid = ScriptedGrid(sites)
     strategy = PrivetStrategy(

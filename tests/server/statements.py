@@ -41,6 +41,28 @@ def public(accuracy: float = 0.8125, **changes: Any) -> dict[str, Any]:
     return values | changes
 
 
+def at_sites(accuracy: float | None = 0.75, **changes: Any) -> dict[str, Any]:
+    """The two entries of a round's event that its evaluation at the sites adds: pooled metrics, and who answered."""
+    known = accuracy is not None
+    metrics: dict[str, Any] = {
+        "release": "per_class",
+        "accuracy": accuracy,
+        "error": 0.05 if known else None,
+        "noise_error": 0.04 if known else None,
+        "sampling_error": 0.03 if known else None,
+        "noise_share": 0.64 if known else None,
+        "num_units": 210.4,
+        "num_units_error": 12.6,
+        "recall": {
+            "calm": {"value": 0.625, "noise_error": 0.06, "sampling_error": 0.08, "error": 0.1},
+            "urgent": None,
+        },
+        "confusion": None,
+    }
+    evaluation = {"number": 1, "answered": ["north", "south"], "missing": [], "failed": {}}
+    return {"sites": metrics, "evaluation": evaluation | changes}
+
+
 def round_row(number: int, **changes: Any) -> dict[str, Any]:
     """One event "round" of metrics.jsonl."""
     values: dict[str, Any] = {

@@ -131,7 +131,7 @@ def test_card_says_every_site_on_its_own(tmp_path: Path) -> None:
     plan = tiny_plan(tiny_base(tmp_path / "base"))
     card = _card(plan)
     rows = {line.split(" | ")[0]: line for line in card.splitlines() if line.startswith(("| north", "| south"))}
-    assert rows["| north"].startswith("| north | 2.98 | 5.61 | 1e-5 | 1.234 |")  # rounded up, never down
+    assert rows["| north"].startswith("| north | 2.98 | 5.61 | as a unit | 1e-5 | 1.234 | none |")
     assert rows["| south"].startswith("| south | 7.50 |")
     assert "5.23" not in card  # no average
     assert plan.digest in card
@@ -140,6 +140,33 @@ def test_card_says_every_site_on_its_own(tmp_path: Path) -> None:
         assert line in card
     for sentence in stated().in_words():
         assert markdown(sentence) in card
+    for label, value in [*stated().table(), *stated(epsilon=7.5).table()]:
+        assert f"| {markdown(label)} | {markdown(value)} |" in card
+    words, figures = card.index(markdown(stated().in_words()[0])), card.index("| membership advantage |")
+    assert words < figures
+
+
+def test_card_names_people_metrics_and_their_errors(tmp_path: Path) -> None:
+    plan = tiny_plan(tiny_base(tmp_path / "base"))
+    part = {"release": "accuracy", "noise_multiplier": 4.0, "evaluations": 3}
+    measured = {"train_fraction": 0.8, "evaluation": part, "released": ("update", "accuracy")}
+    held = stated(unit="record", max_per_person=2, epsilon_person=6.661, **measured)
+    at_sites = {
+        "accuracy": 0.7512,
+        "error": 0.0213,
+        "noise_share": 0.31,
+        "recall": {"calm": {"value": 0.5, "error": 0.125}, "urg|ent": None},
+    }
+    card = _card(plan, statements={"north": held, "south": stated(unit="record")}, results=None, at_sites=at_sites)
+    assert "| north | 2.98 | 5.61 | 6.67 | 1e-5 | 1.234 | 3 × accuracy |" in card
+    assert "| south | 2.98 | 5.61 | no claim | 1e-5 | 1.234 | none |" in card
+    assert "| 0.7512 | 0.0213 | 31 % |" in card
+    assert "| calm | 0.500 | 0.125 |" in card
+    assert "| urg&#124;ent | lost in the noise | – |" in card
+    assert "than what the results above name" in card
+    drowned = at_sites | {"accuracy": None}
+    assert "standard error" not in _card(plan, at_sites=drowned)
+    assert "was not judged on any text" in _card(plan, results=None)
 
 
 def test_card_of_a_simulation_guarantees_nothing(tmp_path: Path) -> None:
@@ -169,7 +196,7 @@ def test_hostile_words_stay_words(tmp_path: Path) -> None:
     assert "plain_label" in outside
     assert not re.search(r"^# y", card, re.MULTILINE)
     widths = {line.count("|") for line in outside.splitlines() if line.startswith("| ") and "&lt;script" in line}
-    assert widths <= {3, 12}  # no text opens a cell of its own
+    assert widths <= {3, 9}  # no text opens a cell of its own
 
 
 def test_privacy_json_keeps_sites_apart(tmp_path: Path) -> None:

@@ -48,3 +48,20 @@ def test_many_rounds_are_a_bare_line() -> None:
     curve = draw([("accuracy", [(n, 0.5) for n in range(200)])], [])
     assert curve is not None
     assert curve.lines[0].dots == ()
+
+
+@given(_SERIES.filter(bool), st.floats(0, 0.5))
+def test_error_bars_reach_a_standard_error_to_either_side(series: list[tuple[int, float]], error: float) -> None:
+    curve = draw([("accuracy", []), ("at sites", series)], [], {"at sites": {number: error for number, _ in series}})
+    assert curve is not None
+    low, high = curve.values[0], curve.values[-1]
+
+    def value(y: float) -> float:
+        return float(low.text) + (low.at - y) / (low.at - high.at) * (float(high.text) - float(low.text))
+
+    (line,) = curve.lines
+    assert len(line.bars) == len(series)
+    for (_, middle), bar in zip(series, line.bars, strict=True):
+        assert curve.top <= bar.top <= bar.bottom <= curve.bottom
+        assert abs(value(bar.top) - min(1.0, middle + error)) < 0.01
+        assert abs(value(bar.bottom) - max(0.0, middle - error)) < 0.01

@@ -138,3 +138,20 @@ def test_the_evaluator_judges_the_arrays_it_is_given(folder: Path, pooling: str,
         assert found.accuracy == expected.accuracy
         assert found.loss == pytest.approx(expected.loss, rel=1e-4)
         assert found.confusion == expected.confusion
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_long_public_text_is_judged_on_the_mean_over_its_windows(tmp_path: Path, frozen: bool) -> None:
+    base = tiny_base(tmp_path)
+    plan = tiny_plan(base, task={"max_length": 16, "windows": 3, "stride": 2}, method={"kind": "fedavg"})
+    classifier, tokenizer = trained(plan, base), load_tokenizer(base)
+    texts = ["no pain", "my card was charged twice today " * 6, "please refund my account transfer " * 9]
+    evaluator = PublicEvaluator(plan, classifier, tokenizer, texts, [0, 1, 2], frozen)
+    expected = []
+    for text in texts:
+        windows = tokenizer(text, truncation=True, max_length=16, stride=2, return_overflowing_tokens=True)["input_ids"]
+        with torch.no_grad():
+            each = [classifier(torch.tensor([ids]), torch.ones(1, len(ids)))[0].numpy() for ids in windows[:3]]
+        expected.append(np.mean(each, axis=0))
+    judged = public_metrics(np.stack(expected), np.arange(3), LABELS)
+    assert evaluator(classifier.read()).loss == pytest.approx(judged.loss, abs=1e-5)

@@ -190,3 +190,13 @@ def test_every_file_reaches_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(export, "_flush", lambda path: flushed.append(path.name))
     export_adapter(trained(tiny_plan(base), base), base, tmp_path / "adapter")
     assert {path.name for path in (tmp_path / "adapter").iterdir()} | {tmp_path.name} <= set(flushed)
+
+
+def test_the_folder_that_reads_one_window_says_so(tmp_path: Path) -> None:
+    base = tiny_base(tmp_path / "base")
+    for windows in (1, 3):
+        plan = tiny_plan(base, task={"max_length": 16, "windows": windows})
+        folder = tmp_path / str(windows)
+        export_sentence_transformers(trained(plan, base), base, folder)
+        assert (folder / "WINDOWS.txt").is_file() == (windows > 1)
+    assert "first 16 tokens" in (tmp_path / "3" / "WINDOWS.txt").read_text(encoding="utf-8")

@@ -11,7 +11,7 @@ from privet.client import live as client_live
 from privet.common.errors import Code
 from privet.server import live as server_live
 from privet.server.live import View, in_words
-from tests.server.statements import public, round_row
+from tests.server.statements import at_sites, public, round_row
 
 Event = dict[str, Any]
 LINES: list[tuple[Event, str | None]] = [
@@ -49,6 +49,30 @@ LINES: list[tuple[Event, str | None]] = [
     ({"event": "finished", "run": "/runs/x", "rounds": 3}, "done after 3 rounds: /runs/x"),
     ({"event": "something new", "x": 1}, None),
 ]
+EVALUATED: list[tuple[Event, str | None]] = [
+    (
+        round_row(3, public=None, **at_sites(missing=["east"], failed={"west": "ledger_behind"})),
+        "round 3: 2 answered in 2.0 s; accuracy at the sites 0.750 ± 0.050 (64 % of the variance is privacy noise); "
+        "no metrics from: east; no metrics from west: waits: its ledger is older than it was, and what it forgot must "
+        "be charged first",
+    ),
+    (
+        round_row(4, public=None, **at_sites(None)),
+        "round 4: 2 answered in 2.0 s; accuracy at the sites: lost in the privacy noise",
+    ),
+    (
+        round_row(5, public=None, **(at_sites(answered=[], missing=["north"]) | {"sites": None})),
+        "round 5: 2 answered in 2.0 s; no site's metrics came; no metrics from: north",
+    ),
+    (
+        {"event": "stopped_early", "round": 5, "judgements": 3, "best": 2, "accuracy": 0.75, "metric": "sites"},
+        "stopped early after round 5: no better accuracy at the sites in 3 judgements",
+    ),
+    (
+        {"event": "kept", "best": 2, "accuracy": 0.75, "metric": "public"},
+        "kept: the adapter of round 2, public accuracy 0.750",
+    ),
+]
 
 
 def _drawn(view: Any, width: int = 200) -> str:
@@ -66,7 +90,7 @@ def _plain(view: Any, width: int = 200) -> str:
 
 def test_each_event_has_its_line() -> None:
     view = View("privet server hospitals")
-    for event, line in LINES:
+    for event, line in [*LINES, *EVALUATED]:
         assert view.feed(event) == line
         _drawn(view)  # the table can be drawn at any time
         _plain(view, width=20)
@@ -92,6 +116,13 @@ def test_what_the_table_shows() -> None:
     assert "lost this round" in east
     assert "public accuracy 0.500 ▂▄" in _plain(view)
     assert "done after 3 rounds" in _plain(view)
+
+
+def test_the_latest_metrics_of_the_sites_are_shown() -> None:
+    view = View("privet server hospitals")
+    view.feed(EVALUATED[0][0])
+    view.feed(round_row(4, public=None))
+    assert "accuracy at the sites 0.750 ± 0.050" in _plain(view)
 
 
 def test_many_sites_are_not_all_drawn() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from privet.common.config import Plan
 from privet.server.report import duration_text, report_html, size_text
-from tests.server.statements import public, round_row, stated
+from tests.server.statements import at_sites, public, round_row, stated
 
 _VOID = {"meta", "link"}
 _TAGS = {
@@ -117,6 +117,48 @@ def test_headline_sites_and_cost() -> None:
         assert sentence in page.text
 
 
+def test_the_sites_metrics_stand_beside_the_public_ones() -> None:
+    history = [
+        round_row(1),
+        round_row(2, **at_sites(0.7)),
+        round_row(3, **at_sites(None, failed={"south": "round_lost"}, answered=["north"])),
+        round_row(4, **(at_sites(missing=["north", "south"], answered=[]) | {"sites": None})),
+        round_row(5, **at_sites(0.8)),
+    ]
+    text = _page(history=history)
+    page = _Page(text)
+    assert "Accuracy at the sites 80.0 % ± 5.0, 64 % of the variance is privacy noise" in page.text
+    assert "Metrics by round" in page.text
+    assert "Public metrics by round" not in page.text
+    assert text.count('class="error error-2"') == 2
+    assert "2 0.700 0.050 0.040 210 13 2 3 – – – 210 13 1 south : round_lost 4 – – – – – 0 north" in page.text
+    assert "5 (kept) 0.800 0.050 0.040 210 13 2" in page.text
+    assert "calm 0.625 0.100 urgent – – lost in the privacy noise" in page.text
+    assert "expect a little less" not in page.text
+    assert "None" not in page.text
+
+
+def test_the_kept_rounds_metrics_are_the_ones_told() -> None:
+    """Not the last round's, where the plan keeps the best by the sites' own metric."""
+    plan = _plan(
+        training={"rounds": 40, "expected_batch": 64, "learning_rate": 0.01, "train_fraction": 0.8},
+        evaluation={"release": "per_class", "every": 1, "metric": "sites", "keep": "best"},
+    )
+    history = [round_row(1, **at_sites(0.6)), round_row(2, **at_sites(0.9)), round_row(3, **at_sites(0.7))]
+    page = _Page(_page(plan, history=history))
+    assert "Accuracy at the sites 90.0 %" in page.text
+    assert "2 (kept)" in page.text
+    assert "expect a little less of it" in page.text
+
+
+def test_sites_metrics_need_no_public_file() -> None:
+    page = _Page(_page(history=[round_row(1, public=None, **at_sites(0.7))], final=None))
+    assert "no public file to judge on" in page.text
+    assert "Accuracy at the sites 70.0 %" in page.text
+    bare = _Page(_page(history=[round_row(1, public=None, **at_sites(None))], final=None)).text
+    assert "and no site's metrics came" in bare
+
+
 def test_only_a_simulation_says_that_it_guarantees_nothing() -> None:
     assert "Simulation: no guarantee." in _Page(_page(simulated=True)).text
     assert "guarantee." not in _Page(_page(statements={})).text.partition("Public metrics")[0]
@@ -168,7 +210,10 @@ def test_nothing_is_loaded_from_outside() -> None:
 def test_hostile_words_stay_words() -> None:
     hostile = "</style></title><script>alert(1)</script><img src=x onerror=alert(1)>\" ' &amp; {{ 7*7 }} ‮"
     plan = _plan(task={"labels": [hostile, "b"]}, model={"base": hostile, "sha256": "a" * 64})
-    history = [round_row(1, answered=[hostile], cohort=[hostile, "x"], failed={"x": hostile}, missing=["<b>"])]
+    measured = at_sites(missing=["<b>"], failed={hostile: hostile})
+    measured["sites"]["recall"] = {hostile: None}
+    failed = {"x": hostile}
+    history = [round_row(1, answered=[hostile], cohort=[hostile, "x"], failed=failed, missing=["<b>"], **measured)]
     page = _Page(
         _page(
             plan,

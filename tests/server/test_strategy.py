@@ -19,6 +19,7 @@ from tests.server.scripted import (
     SPEC,
     Scene,
     Site,
+    claimless,
     coded,
     from_node,
     initial,
@@ -30,7 +31,6 @@ from tests.server.scripted import (
     sound,
     update_of,
 )
-from tests.server.statements import stated
 
 
 def _three(**north: Any) -> list[Site]:
@@ -442,9 +442,9 @@ def test_the_aggregate_is_the_methods_own(monkeypatch: pytest.MonkeyPatch, kind:
         training={"rounds": 3},
     )
     statements = {
-        "north": stated(noise_multiplier=2.0, declared_weight=5.0),
-        "south": stated(noise_multiplier=1.5),
-        "east": stated(expected_batch=90, declared_weight=1.0),
+        "north": claimless(noise_multiplier=2.0, declared_weight=5.0),
+        "south": claimless(noise_multiplier=1.5),
+        "east": claimless(expected_batch=90, declared_weight=1.0),
     }
     method = method_for(the_plan)
     names = method.trainable(SPEC, 1).names
@@ -499,7 +499,7 @@ def test_updates_are_summed_in_one_order_whoever_answers_first(monkeypatch: pyte
 def test_a_hostile_statement_neither_ends_a_run_nor_takes_it_over(
     monkeypatch: pytest.MonkeyPatch, sigma: float, num_others: int
 ) -> None:
-    claim = stated(
+    claim = claimless(
         noise_multiplier=sigma,
         max_grad_norm=1e-3,
         expected_batch=10**9,

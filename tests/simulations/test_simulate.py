@@ -252,7 +252,7 @@ def test_preparing_sites_side_by_side_gives_what_each_gives_alone(
     assert list(together) == list(records)
     for name, part in records.items():
         alone: Any = simulator.trainer.prepare(part)
-        examples, num_units = together[name]
+        examples, _, num_units = together[name]
         assert num_units == part.num_units
         assert np.array_equal(examples.labels, alone.labels)
         assert np.array_equal(examples.features.numpy(), alone.features.numpy())

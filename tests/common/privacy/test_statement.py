@@ -9,8 +9,18 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from privet.common.privacy import Adjacency, Statement, TrainEvent, advantage, epsilon, true_positive_bound
-from privet.common.privacy.statement import _up, _up_short, statement
+from privet.common.privacy import (
+    Adjacency,
+    EvaluateEvent,
+    Statement,
+    TrainEvent,
+    advantage,
+    epsilon,
+    person_epsilon,
+    true_positive_bound,
+)
+from privet.common.privacy.statement import statement
+from privet.common.privacy.words import _up, _up_short
 
 
 def event(**changes: Any) -> TrainEvent:
@@ -24,6 +34,18 @@ def event(**changes: Any) -> TrainEvent:
         "max_records": 4,
     }
     return TrainEvent(**figures | changes)
+
+
+def measured(**changes: Any) -> Statement:
+    """Of a record mode with evaluations and people held to two records."""
+    values: dict[str, Any] = {
+        "released": ("update", "per_class"),
+        "evaluation": EvaluateEvent(noise_multiplier=4.0, release="per_class", unit="record"),
+        "num_evaluations": 4,
+        "train_fraction": 0.8,
+        "max_per_person": 2,
+    }
+    return statement(event(unit="record", max_records=1), 20, 1e-5, **values | changes)
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +64,122 @@ def test_the_figures_are_the_accountant_s(plain: Statement) -> None:
     assert (plain.max_grad_norm, plain.expected_batch, plain.max_records, plain.delta) == (1.0, 32, 4, 1e-5)
     assert plain.accountant.startswith("dp-accounting ")
     assert plain.declared_weight == 3.0
+
+
+def test_the_figures_of_evaluations_and_people() -> None:
+    full = measured()
+    events = [event(unit="record", max_records=1)] * 20
+    counts = [EvaluateEvent(noise_multiplier=4.0, release="per_class", unit="record")] * 4
+    assert full.epsilon == max(epsilon(events, 1e-5), epsilon(counts, 1e-5))
+    assert full.epsilon_person == person_epsilon(events, counts, 1e-5, 2) == pytest.approx(7.96, abs=0.01)
+    assert full.evaluation is not None
+    assert (full.evaluation.release, full.evaluation.noise_multiplier, full.evaluation.evaluations) == (
+        "per_class",
+        4,
+        4,
+    )
+    assert [point.false_positive_rate for point in full.trade_off] == [0.001, 0.01, 0.1]
+    assert full.trade_off[1].true_positive_bound == full.true_positive_bound
+    assert full.mu is not None
+    assert measured(max_per_person=None).epsilon_person is None
+    dearer = measured(
+        evaluation=EvaluateEvent(noise_multiplier=1.0, release="per_class", unit="record"), max_per_person=None
+    )
+    assert dearer.epsilon is not None
+    assert dearer.epsilon > full.epsilon
+    assert dearer.advantage > full.advantage
+    assert dearer.true_positive_bound > full.true_positive_bound
+    assert Statement.from_json(json.loads(json.dumps(full.to_json(), allow_nan=False))) == full
+
+
+def test_an_older_statement_is_read_as_what_held_then(plain: Statement) -> None:
+    since = {"max_per_person", "epsilon_person", "trade_off", "mu", "mu_meaning", "train_fraction", "evaluation"}
+    old = Statement.from_json({name: value for name, value in plain.to_json().items() if name not in since})
+    assert (old.train_fraction, old.evaluation, old.mu, old.epsilon_person, old.trade_off) == (
+        1.0,
+        None,
+        None,
+        None,
+        (),
+    )
+    assert old.in_words()
+    assert ("mu (approximate, down to delta)", "not stated") in old.table()
+
+
+def test_an_evaluation_without_noise_is_no_guarantee() -> None:
+    bare = measured(evaluation=EvaluateEvent(noise_multiplier=0.0, release="per_class", unit="record"))
+    assert not bare.guarantee
+    assert (bare.epsilon, bare.epsilon_person, bare.mu, bare.advantage) == (None, None, None, 1.0)
+    assert "no noise was added" in " ".join(bare.in_words())
+
+
+def test_words_tell_of_people_metrics_and_odds() -> None:
+    words = " ".join(measured(declared_weight=2.0).in_words())
+    assert "of which the site holds 2 records at most, is protected by epsilon = 7.97 at the same delta" in words
+    assert "no claim for a person" not in words
+    assert "odds of at most 34.33 to 1" in words
+    assert "wrong on 1 in 1,000, at most " in words
+    assert "about 80 in 100 do, the others are only measured" in words
+    assert "Up to 4 times the records that do not train were counted" in words
+    assert "noise of deviation 4 was added to every count" in words
+    assert (
+        "What left the site: update, noised counts (per_class), the weight that the site declared, and this page."
+        in words
+    )
+    tiny = measured(evaluation=None, num_evaluations=0, released=("update",)).in_words()
+    assert "the others are only left out" in " ".join(tiny)
+    loose = statement(event(noise_multiplier=0.3), 20, 1e-5, released=("update",))
+    assert "next to no limit" in " ".join(loose.in_words())
+
+
+def test_the_table_has_every_figure() -> None:
+    rows = dict(measured().table())
+    assert rows["epsilon, a person with at most 2 records"] == "7.97"
+    assert rows["true positives at 1 % false positives"] == "at most 6.0 %"
+    assert rows["metrics"] == "per_class, 4 times"
+    assert rows["noise multiplier, metrics"] == "4"
+    assert rows["share of the records that train"] == "80 %"
+    assert rows["mu (approximate, down to delta)"] == "0.831"
+    assert rows["guarantee"] == "yes"
+    assert dict(measured(max_per_person=None).table())["epsilon, a person"] == "no claim"
+    unit = dict(statement(event(), 20, 1e-5, released=("update",)).table())
+    assert not any("person" in label for label in unit)
+    assert unit["metrics"] == "none"
+
+
+def test_people_are_for_record_mode_only() -> None:
+    with pytest.raises(ValueError, match="record mode"):
+        statement(event(), 20, 1e-5, released=("update",), max_per_person=2)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"epsilon_person": 1.0},  # less than a record's
+        {"max_per_person": None},
+        {"max_per_person": 0},
+        {"unit": "unit"},
+        {"evaluation": {"release": "loss", "noise_multiplier": 4.0, "evaluations": 4}},
+        {"evaluation": {"release": "accuracy", "noise_multiplier": -1.0, "evaluations": 4}},
+        {"evaluation": {"release": "accuracy", "noise_multiplier": 0.0, "evaluations": 4}},
+        {"evaluation": {"release": "accuracy", "noise_multiplier": 1.0, "evaluations": 4, "surplus": 1}},
+        {"train_fraction": 1.0},
+        {"train_fraction": 0.0},
+        {"mu": -1.0},
+        {"mu": math.nan},
+        {"mu_meaning": "exact"},
+        {"trade_off": [{"false_positive_rate": 0.01, "true_positive_bound": 0.0}]},
+        {"trade_off": [{"false_positive_rate": 0.1, "true_positive_bound": 0.5}] * 2},
+        {"trade_off": [{"false_positive_rate": 0.0, "true_positive_bound": 0.5}]},
+        {"trade_off": [{"false_positive_rate": i / 100, "true_positive_bound": 0.5} for i in range(20, 40)]},
+    ],
+    ids=repr,
+)
+def test_a_hostile_statement_of_evaluations_and_people_is_refused(change: dict[str, Any]) -> None:
+    raw = measured().to_json() | change
+    for read in (Statement.from_json, lambda raw: Statement.model_validate_json(json.dumps(raw))):
+        with pytest.raises(ValidationError):
+            read(raw)
 
 
 def test_it_survives_the_wire(plain: Statement) -> None:

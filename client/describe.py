@@ -1,0 +1,203 @@
+"""A plan in words for the one who decides on it: what it asks, what is new in it, what would leave, what it costs."""
+
+import json
+import math
+from collections.abc import Iterator
+from decimal import ROUND_CEILING, Decimal
+from typing import Any
+
+from privet.client.flows import NEVER, RELEASES, flows
+from privet.client.policy import Admission
+from privet.common.config import Plan, Site
+from privet.common.privacy.events import EvaluateEvent
+from privet.common.tasks.counts import predicted_standard_error
+
+_SHOWN_LABELS = 20
+
+
+def describe(
+    plan: Plan, admission: Admission, site: Site, *, update_bytes: int | None, known: Plan | None
+) -> list[str]:
+    """The plan in plain lines, and how to approve it.
+
+    update_bytes: of one update's arrays (`update_size.update_bytes`), None where the base is not on this machine.
+    known: an earlier plan of this federation to tell the changes from, the newest approved, else the newest seen.
+
+    Text that came from the server is quoted and escaped, so that it cannot steer a terminal.
+    """
+    lines = [
+        f"Plan {plan.digest} of federation {plan.name}: {admission.decision}. {admission.reason}",
+        "It asks:",
+        *(f"  {line}" for line in asked(plan, admission, site)),
+    ]
+    if known is not None and known.digest != plan.digest:
+        lines.append(f"Against plan {known.digest[:16]}, the last one known of this federation:")
+        lines += [f"  {line}" for line in changes(known, plan)]
+    if admission.event is None:
+        return [*lines, "Nothing leaves but a status code and the sealed ledger head: the plan is refused."]
+    lines.append("What would leave, and nothing else:")
+    for flow in flows(plan, admission, site, update_bytes=update_bytes):
+        lines.append(f"  {flow.name}: {flow.content}; {flow.size}, {flow.often}")
+    return [
+        *lines,
+        f"What never leaves: {'; '.join(NEVER)}.",
+        f"What it costs, for the whole horizon of {admission.horizon} rounds"
+        + (f" and {_evaluations(admission.num_evaluations)}" if admission.evaluation else "")
+        + ", from approval on and never given back:",
+        *(f"  {line}" for line in costs(plan, admission, site)),
+        *([] if admission.decision == "approved" else [f"To approve: privet approve SITE.toml {plan.digest}"]),
+    ]
+
+
+def asked(plan: Plan, admission: Admission, site: Site) -> list[str]:
+    """What the plan asks of this site."""
+    training, event = plan.training, admission.event
+    labels = plan.task.labels
+    lines = [
+        f"task: {plan.task.kind} into {len(labels)} labels: {_listed(labels)}",
+        f"base model: {plan.model.base!r}, sha256 {plan.model.sha256[:16]}",
+        _length(plan),
+        f"method: {plan.method.kind}, {training.optimizer} at learning rate {training.learning_rate:g}",
+        f"{training.rounds} rounds and {training.spare_rounds} spare ones, {training.local_steps} local steps each",
+    ]
+    if event is not None:
+        at_most = f", at most {event.max_records} records of one unit" if event.unit == "unit" else ""
+        lines.append(
+            f"an expected batch of {event.expected_batch} {event.unit}s a step out of "
+            f"{site.budget.declared_units * training.train_fraction:,.10g} to train on{at_most}"
+        )
+    lines.append(
+        f"to train on {_percent(training.train_fraction)} of the declared {site.budget.declared_units:,} units"
+        + ("" if training.train_fraction == 1 else ", and to keep the others for evaluation")
+    )
+    return [*lines, _evaluation_asked(plan, admission, site)]
+
+
+def costs(plan: Plan, admission: Admission, site: Site) -> list[str]:
+    """What an admitted plan costs, and what that means; nothing for a refused one."""
+    event, evaluation = admission.event, admission.evaluation
+    if event is None:
+        return []
+    lines = [
+        f"epsilon {admission.epsilon:g}, delta {admission.delta:g}, out of this data set's epsilon "
+        f"{site.budget.epsilon:g}, delta {site.budget.delta:g}",
+        odds(admission.epsilon, admission.delta, event.unit),
+        f"training: noise multiplier {event.noise_multiplier:g}, sampling rate {event.sample_rate:g}",
+    ]
+    if evaluation is not None:
+        lines.append(
+            f"evaluation: noise multiplier {evaluation.noise_multiplier:g}; its units are not trained on, so that both "
+            "cost the same epsilon once"
+        )
+        lines.append(_error_in_words(plan, evaluation, site))
+    return lines
+
+
+def odds(epsilon: float, delta: float, unit: str) -> str:
+    """What (epsilon, delta) means, as a bound on guessing (Kairouz, Oh, Viswanath 2015): at even odds a guess whether
+    one unit took part is right with probability at most (e^epsilon + delta) / (e^epsilon + 1)."""
+    right = 100 * guess_bound(epsilon, delta)
+    who = "one person (one unit)" if unit == "unit" else "one record"
+    shown = Decimal(repr(right)).quantize(Decimal("0.1"), ROUND_CEILING)
+    return (
+        f"that means: whoever sees all that leaves and guesses at even odds whether {who} took part is right at most "
+        f"{shown} % of the time (50 % is a coin's)"
+    )
+
+
+def guess_bound(epsilon: float, delta: float) -> float:
+    """The largest chance of a right guess at even odds, in 0.5..1."""
+    other = math.exp(-epsilon)
+    return min(1.0, (1 + delta * other) / (1 + other))
+
+
+def changes(known: Plan, plan: Plan) -> list[str]:
+    """Each key of which the value changed, `table.key: old → new`; then that all else stayed."""
+    before, after = dict(_leaves(known)), dict(_leaves(plan))
+    lines = []
+    for key in after:  # both plans have all keys: defaults are written out
+        old, new = before[key], after[key]
+        if old == new:
+            continue
+        lines += _label_changes(old, new) if key == "task.labels" else [f"{key}: {_value(old)} → {_value(new)}"]
+    return [*lines, "unchanged otherwise"]
+
+
+def _label_changes(old: list[str], new: list[str]) -> list[str]:
+    added = [label for label in new if label not in set(old)]
+    removed = [label for label in old if label not in set(new)]
+    lines = [f"task.labels, {len(added)} added: {_listed(added)}"] if added else []
+    lines += [f"task.labels, {len(removed)} removed: {_listed(removed)}"] if removed else []
+    kept = [[label for label in labels if label in set(old) & set(new)] for labels in (old, new)]
+    if kept[0] != kept[1]:
+        lines.append("task.labels: in another order")
+    return lines
+
+
+def _leaves(plan: Plan) -> Iterator[tuple[str, Any]]:
+    for table, value in json.loads(plan.canonical()).items():
+        if isinstance(value, dict):
+            yield from ((f"{table}.{key}", inner) for key, inner in value.items())
+        else:
+            yield table, value
+
+
+def _value(value: Any) -> str:
+    """A value of a plan: texts quoted and escaped, numbers short and exact."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(_value, value))}]"
+    return repr(value)
+
+
+def _listed(labels: list[str] | tuple[str, ...]) -> str:
+    more = f" and {len(labels) - _SHOWN_LABELS} more" if len(labels) > _SHOWN_LABELS else ""
+    return ", ".join(map(repr, labels[:_SHOWN_LABELS])) + more
+
+
+def _length(plan: Plan) -> str:
+    task = plan.task
+    if task.windows == 1:
+        return f"texts cut at {task.max_length} tokens"
+    return (
+        f"texts read in at most {task.windows} windows of {task.max_length} tokens, of which neighbours share "
+        f"{task.stride}; the rest is cut off"
+    )
+
+
+def _evaluation_asked(plan: Plan, admission: Admission, site: Site) -> str:
+    wanted = plan.evaluation.release
+    if wanted == "none":
+        return "no evaluation at this site"
+    often = "round" if plan.evaluation.every == 1 else f"{plan.evaluation.every} rounds"
+    text = (
+        f"{_evaluations(plan.num_evaluations)}, after every {often}: counts of kind {wanted} "
+        f"({RELEASES[wanted]}) on the units that are not trained on"
+    )
+    if admission.event is not None and admission.evaluation is None:
+        text += (
+            f'. This site releases none: federation.{plan.name}.release does not hold "{wanted}". It would take part '
+            "without evaluations"
+        )
+    return text
+
+
+def _error_in_words(plan: Plan, event: EvaluateEvent, site: Site) -> str:
+    """How exact the metrics will be, said before anything is spent; of declared numbers only."""
+    num_labels = len(plan.task.labels)
+    units = max(1, round(site.budget.declared_units * (1 - plan.training.train_fraction)))
+    error = predicted_standard_error(event.release, num_labels, event.noise_multiplier, units)
+    text = (
+        f"predicted standard errors of one evaluation over about {units:,} validation {event.unit}s, by its noise: "
+        f"accuracy {error:.2g}"
+    )
+    if event.release != "accuracy":  # a label has 1/L of the units and of the cells
+        text += f", recall of one of {num_labels} labels that are equally frequent {error * math.sqrt(num_labels):.2g}"
+    return f"{text}; chance in who is a validation {event.unit} adds at most {0.5 / math.sqrt(units):.2g} to the first"
+
+
+def _evaluations(number: int) -> str:
+    return f"{number} evaluation{'' if number == 1 else 's'}"
+
+
+def _percent(part: float) -> str:
+    return f"{100 * part:.10g} %"

@@ -1,0 +1,90 @@
+"""Texts to windows of token ids, by a tokenizer that came with the base that a server named."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from privet.common.examples import UNKNOWN, Integers, TokenExamples, Units, Windows
+
+_TEXTS_AT_ONCE = 2048
+
+
+def tokenise(
+    texts: Sequence[str],
+    labels: Integers,
+    units: Integers,
+    num_units: int,
+    tokenizer: Any,
+    buckets: Sequence[int],
+    vocabulary: int | None = None,
+    *,
+    windows: int = 1,
+    stride: int = 0,
+) -> TokenExamples:
+    """Tokenise once. A text over the last bucket's length is read in its first `windows` windows of that length, which
+    share `stride` tokens; what lies beyond them is cut off.
+
+    The tokenizer is not to be trusted: a record that it fails on, or for which it gives ids outside the `vocabulary`,
+    becomes one padding token with no label. No record can raise.
+    """
+    longest = buckets[-1]
+    pad = int(tokenizer.pad_token_id or 0)
+    if vocabulary is not None and not 0 <= pad < vocabulary:
+        pad = 0
+    ids: list[NDArray[np.int32]] = []
+    usable = np.ones(len(texts), bool)
+    counts = np.ones(len(texts), np.int64)
+    for start in range(0, len(texts), _TEXTS_AT_ONCE):
+        part = list(texts[start : start + _TEXTS_AT_ONCE])
+        for record, rows in enumerate(_encode(tokenizer, part, longest, windows, stride), start):
+            usable[record] = bool(rows) and all(_sound(row, longest, vocabulary) for row in rows)
+            if usable[record]:
+                counts[record] = len(rows)
+                ids += [row.astype(np.int32) for row in rows]
+            else:
+                ids.append(np.array([pad], np.int32))
+    labels = np.where(usable, labels, UNKNOWN)
+    return TokenExamples(ids, labels, Units(units, num_units), buckets, pad, Windows(counts))
+
+
+def split(tokenizer: Any, texts: list[str], longest: int, windows: int, stride: int) -> list[list[list[int]]]:
+    """Token ids of the first windows of each text, special tokens in each.
+
+    Raises: whatever the tokenizer does; ValueError, IndexError or TypeError where its answer does not fit the texts.
+    """
+    settings: dict[str, Any] = {"truncation": True, "max_length": longest, "return_attention_mask": False}
+    if windows > 1:
+        settings |= {"stride": stride, "return_overflowing_tokens": True}
+    encoded = tokenizer(texts, **settings)
+    rows = encoded["input_ids"]
+    owners = encoded["overflow_to_sample_mapping"] if windows > 1 else range(len(texts))
+    found: list[list[list[int]]] = [[] for _ in texts]
+    for row, owner in zip(rows, owners, strict=True):
+        if owner < 0:
+            raise ValueError("Expected no negative number of a text.")
+        if len(found[owner]) < windows:
+            found[owner].append(row)
+    if not all(found):
+        raise ValueError("Expected a window of every text.")
+    return found
+
+
+def _encode(tokenizer: Any, texts: list[str], longest: int, windows: int, stride: int) -> list[list[NDArray[np.int64]]]:
+    """The windows of each text; none of a text that the tokenizer fails on."""
+    try:
+        found = split(tokenizer, texts, longest, windows, stride)
+        return [[np.asarray(row[: longest + 1], np.int64) for row in rows] for rows in found]
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # a panic in the tokenizer's Rust is not an Exception; one record must not tell on itself
+        if len(texts) == 1:
+            return [[]]
+        return [rows for text in texts for rows in _encode(tokenizer, [text], longest, windows, stride)]
+
+
+def _sound(row: NDArray[np.int64], longest: int, vocabulary: int | None) -> bool:
+    if row.ndim != 1 or not 0 < len(row) <= longest:
+        return False
+    return vocabulary is None or bool(row.min() >= 0 and row.max() < vocabulary)

@@ -1,0 +1,78 @@
+"""Which round was the best, and when to stop: from public metrics or noised ones, and from nothing else.
+
+A round is judged where the plan's metric was measured after it: on the public file, or, with `metric = "sites"`, by an
+evaluation. The best is the one with the highest accuracy, of equals the earliest; the initial adapter is none.
+
+Patience counts judgements since the last improvement. An improvement must exceed the accuracy at the last one by more
+than one standard error of the privacy noise on the difference of the two, √(s₁² + s₂²): else the noise alone would keep
+a run going. A public accuracy has no noise: any gain counts. Slow gains add up, for what they are held against stays.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from privet.common.adapter import Arrays
+from privet.common.config.plan import EvaluationSpec
+
+NO_PUBLIC = (
+    "the plan keeps the best round, or stops early, by public accuracy, and there is no public file: the run goes to "
+    "its end and the last round is kept. Name a file in [server.public]."
+)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A round's accuracy by the plan's metric, and the standard error of the noise in it."""
+
+    round: int
+    accuracy: float
+    noise_error: float = 0.0
+
+
+@dataclass(frozen=True)
+class Standing:
+    """All that later judgements depend on. Replaced, never changed; a checkpoint keeps it."""
+
+    best: Judged | None = None
+    arrays: Arrays | None = None  # the best round's adapter, where the plan keeps it
+    improved: Judged | None = None  # the last improvement: what the next must exceed
+    waited: int = 0  # judgements since then
+
+    def take(self, judged: Judged, arrays: Arrays, spec: EvaluationSpec) -> "Standing":
+        """The standing after one more judgement, of the adapter `arrays`."""
+        now = self
+        if now.best is None or judged.accuracy > now.best.accuracy:
+            now = replace(now, best=judged, arrays=dict(arrays) if spec.keep == "best" else None)
+        last = now.improved
+        if last is None or judged.accuracy - last.accuracy > math.hypot(judged.noise_error, last.noise_error):
+            return replace(now, improved=judged, waited=0)
+        return replace(now, waited=now.waited + 1)
+
+    def is_over(self, spec: EvaluationSpec) -> bool:
+        """Whether the plan's patience is at its end."""
+        return 0 < spec.patience <= self.waited
+
+
+def goes_by_public(spec: EvaluationSpec) -> bool:
+    """Whether the run's end depends on a public file."""
+    return spec.metric == "public" and (spec.keep == "best" or spec.patience > 0)
+
+
+def judged(row: Mapping[str, Any], spec: EvaluationSpec) -> Judged | None:
+    """What the event of a round says by the plan's metric; None where it was not measured or the noise drowned it."""
+    measured = row.get(spec.metric)
+    if not row["aggregated"] or not measured or measured["accuracy"] is None:
+        return None
+    return Judged(int(row["round"]), float(measured["accuracy"]), float(measured.get("noise_error") or 0.0))
+
+
+def kept_round(history: Iterable[Mapping[str, Any]], spec: EvaluationSpec) -> Mapping[str, Any] | None:
+    """The event of the round whose adapter a run leaves behind; None where no round was aggregated."""
+    rows = [row for row in history if row["aggregated"]]
+    if spec.keep == "best":
+        found = [(verdict, row) for row in rows if (verdict := judged(row, spec)) is not None]
+        if found:
+            return max(found, key=lambda pair: pair[0].accuracy)[1]  # of equals the first
+    return rows[-1] if rows else None

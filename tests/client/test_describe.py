@@ -1,0 +1,190 @@
+"""A plan in words: all that leaves and costs is named, what changed is told, and no word steers a terminal."""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from privet.client.describe import changes, describe, guess_bound, odds
+from privet.client.flows import ENVELOPE_BYTES, STATEMENT_BYTES, flows
+from privet.client.head import Head, seal
+from privet.client.policy import Admission
+from privet.common.config import Plan
+from privet.common.errors import Code
+from privet.common.messages import Reply, ReplyBody, pack
+from privet.common.privacy.events import EvaluateEvent, Release
+from privet.common.tasks.counts import num_cells
+from tests.client.approval_cases import edit, evaluating_plan
+from tests.client.ledger_cases import DATA_ID, make_admission, make_plan, make_site
+
+PENDING: dict[str, Any] = {"decision": "pending", "code": Code.PENDING, "reason": "It waits."}
+
+
+def _words(plan: Plan, admission: Admission, known: Plan | None = None, **site: Any) -> str:
+    return "\n".join(describe(plan, admission, make_site(**site), update_bytes=12_345, known=known))
+
+
+def _evaluated(release: Release, **changes: Any) -> Admission:
+    event = EvaluateEvent(noise_multiplier=1.75, release=release, unit="unit")
+    return make_admission(evaluating_plan(release), evaluation=event, num_evaluations=3, **{**PENDING, **changes})
+
+
+def test_the_words_name_everything_that_leaves_and_costs() -> None:
+    plan = make_plan()
+    text = _words(plan, make_admission(plan, **PENDING), member={"declared_weight": 120.0})
+    for words in (
+        plan.digest, "wards", "'calm', 'urgent'", "package:tiny", "head", "3 rounds and 1 spare", "2 local steps",
+        "10 units", "100 % of the declared 1,000 units", "no evaluation at this site", "12,345 bytes",
+        "at most 4 times", "privacy statement", "declared weight: 120", "status code", "sealed ledger head",
+        "message envelope", "never given back", "epsilon 3", "delta 5e-06", "noise multiplier 1.25",
+        "sampling rate 0.01", f"privet approve SITE.toml {plan.digest}",
+    ):  # fmt: skip
+        assert words in text, words
+    assert "evaluation counts" not in text
+    assert "privet approve" not in _words(plan, make_admission(plan))
+    assert "the size of the plan's adapter" in "\n".join(
+        describe(plan, make_admission(plan), make_site(), update_bytes=None, known=None)
+    )
+    refusal = replace(make_admission(plan, **PENDING), decision="refused", event=None)
+    assert _words(plan, refusal, name="branches").endswith("ledger head: the plan is refused.")
+    assert "12,345" not in _words(plan, refusal)
+
+
+@pytest.mark.parametrize("release", ["accuracy", "per_class", "confusion"])
+def test_evaluations_are_named_with_their_bytes_and_errors(release: Release) -> None:
+    plan, cells = evaluating_plan(release), num_cells(release, 2)
+    text = _words(plan, _evaluated(release), member={"release": ["update", release]})
+    for words in (
+        f"3 evaluations, after every round: counts of kind {release}", f"{cells} float32 cells",
+        f"{4 * cells} bytes, once an evaluation, at most 3 times", "evaluation: noise multiplier 1.75",
+        "80 % of the declared 1,000 units, and to keep the others", "over about 200 validation units",
+    ):  # fmt: skip
+        assert words in text, words
+    # By hand: sigma / n, times the root of the larger number of cells that are summed.
+    noise = {"accuracy": 1.75 / 200, "per_class": 1.75 * math.sqrt(2) / 200, "confusion": 1.75 * math.sqrt(2) / 200}
+    assert f"accuracy {noise[release]:.2g}" in text
+    assert (f"{1.75 / 100:.2g}" in text) == (release != "accuracy")  # of one label: two cells, 100 units
+    assert f"at most {0.5 / math.sqrt(200):.2g}" in text
+
+
+def test_a_site_that_releases_no_metrics_is_told_so() -> None:
+    plan = evaluating_plan("confusion")
+    text = _words(plan, make_admission(plan, **PENDING))
+    assert 'federation.wards.release does not hold "confusion"' in text
+    assert "without evaluations" in text
+    assert "evaluation counts" not in text
+    assert "predicted standard error" not in text
+
+
+def test_what_is_told_is_what_is_sent() -> None:
+    """The list of flows against the reply's own fields; each has a bound that a real reply keeps."""
+    names = [flow.name for flow in flows(evaluating_plan(), _evaluated("accuracy"), make_site(), update_bytes=8)]
+    assert names == [
+        "the update", "the evaluation counts", "the privacy statement", "the declared weight", "a status code",
+        "the sealed ledger head", "the message envelope",
+    ]  # fmt: skip
+    assert set(ReplyBody.model_fields) == {"kind", "code", "plan_digest", "round", "statement", "head"}
+    heads = {
+        len(seal(Head(seq=seq, hash=digit * 64, epsilon=epsilon, delta=1e-6), DATA_ID))
+        for seq, digit, epsilon in ((0, "0", 0.0), (10**9, "f", 1 / 3))
+    }
+    (size,) = heads  # of one length, whatever it says
+    assert "sealed ledger head: " in _words(make_plan(), make_admission(make_plan()))
+    assert f"; {size} bytes, always" in _words(make_plan(), make_admission(make_plan()))
+    bare = pack(Reply(ReplyBody(code=Code.ADAPTER_MISMATCH, plan_digest="a" * 64, round=1_000_000)))
+    assert len(bare) < ENVELOPE_BYTES
+
+
+def test_a_statement_keeps_its_bound() -> None:
+    from privet.client.policy import statement_for
+
+    plan = evaluating_plan("confusion")
+    stated = statement_for(_evaluated("confusion"), make_site(member={"declared_weight": 1e9 / 3}), plan)
+    assert len(stated.model_dump_json()) < STATEMENT_BYTES / 2
+
+
+# What epsilon means
+
+
+@pytest.mark.parametrize(("epsilon", "shown"), [(0.0, "50.0"), (1.0, "73.2"), (3.0, "95.3"), (8.0, "100.0")])
+def test_the_odds_are_those_of_the_epsilon(epsilon: float, shown: str) -> None:
+    assert f"at most {shown} %" in odds(epsilon, 0.0, "unit")
+    assert "one record" in odds(epsilon, 0.0, "record")
+
+
+@settings(max_examples=200, deadline=None)
+@given(epsilon=st.floats(0, 1000), delta=st.floats(0, 0.01), alarm=st.floats(0, 1))
+def test_no_test_of_membership_beats_the_bound(epsilon: float, delta: float, alarm: float) -> None:
+    """The best hit rate that (epsilon, delta) allows, from both directions of the definition."""
+    grown = math.exp(min(epsilon, 700.0))
+    hits = min(1.0, grown * alarm + delta, 1 - (1 - delta - alarm) / grown)
+    assert (hits + 1 - alarm) / 2 <= guess_bound(epsilon, delta) + 1e-12
+    assert 0.5 <= guess_bound(epsilon, delta) <= 1
+
+
+# Changes
+
+
+def test_a_changed_plan_is_told_key_by_key() -> None:
+    old = make_plan()
+    new = edit(
+        old, method={"kind": "ffa"}, training={"rounds": 5}, task={"labels": ["other", "calm"]},
+        model={"base": "package:new\x1b"}, lora={"targets": ["value"]},
+    )  # fmt: skip
+    assert sorted(changes(old, new)) == sorted(
+        [
+            "method.kind: 'head' → 'ffa'",
+            "training.rounds: 3 → 5",
+            "task.labels, 1 added: 'other'",
+            "task.labels, 1 removed: 'urgent'",
+            "model.base: 'package:tiny' → 'package:new\\x1b'",
+            "lora.targets: ['query', 'value'] → ['value']",
+            "unchanged otherwise",
+        ]
+    )
+    text = _words(new, make_admission(new, **PENDING), known=old)
+    assert f"Against plan {old.digest[:16]}" in text
+    assert "training.rounds: 3 → 5" in text
+    assert "unchanged otherwise" in text
+    assert "Against plan" not in _words(old, make_admission(old, **PENDING), known=old)
+    assert "Against plan" not in _words(old, make_admission(old, **PENDING))
+
+
+def test_labels_in_another_order_are_another_plan() -> None:
+    old = make_plan()
+    assert changes(old, edit(old, task={"labels": ["urgent", "calm"]}))[0] == "task.labels: in another order"
+
+
+def test_every_key_of_a_plan_is_compared() -> None:
+    """By brute force: whatever differs in the canonical text is told."""
+    old = make_plan()
+    others = [
+        edit(old, format=1, name="other"), edit(old, method={"seed": 1}), edit(old, method={"server_momentum": 0.5}),
+        edit(old, training={"max_grad_norm": 0.5}), edit(old, training={"train_fraction": 0.5}),
+        edit(old, evaluation={"every": 7}), edit(old, evaluation={"keep": "best"}),
+        edit(old, cohort={"weight": "uniform"}), edit(old, model={"pooling": "cls"}), edit(old, lora={"rank": 3}),
+        edit(old, task={"max_length": 64, "buckets": []}),
+    ]  # fmt: skip
+    for other in others:
+        assert other.digest != old.digest
+        assert len(changes(old, other)) >= 2, other
+    assert changes(old, old) == ["unchanged otherwise"]
+
+
+hostile = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40)
+
+
+@settings(max_examples=60, deadline=None)
+@given(labels=st.lists(hostile, min_size=2, max_size=30, unique_by=lambda text: text.strip()), base=hostile)
+def test_no_word_of_the_server_steers_a_terminal(labels: list[str], base: str) -> None:
+    old = make_plan()
+    try:
+        new = edit(old, task={"labels": labels}, model={"base": base})
+    except ValueError:  # two labels that are one in Unicode's NFC
+        return
+    for known, plan in ((old, new), (new, old)):
+        for line in describe(plan, make_admission(plan, **PENDING), make_site(), update_bytes=1, known=known):
+            assert line.isprintable()

@@ -1,0 +1,379 @@
+"""The ways in which the guarantee can be broken in one place, and the tests that must notice."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """`old` stands once in `file`; with `new` in its place, at least one of `tests` must fail."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+TRAINER = ("tests/client/test_trainer.py", "tests/client/test_trainer_units.py", "tests/client/test_trainer_noise.py")
+MATES = ("tests/client/test_trainer_mates.py", "tests/client/test_trainer_isolation.py")
+NOISE = ("tests/common/privacy/test_noise.py",)
+AGENT = ("tests/client/test_agent.py", "tests/client/test_hostile_server.py")
+LEDGER = ("tests/client/test_ledger.py", "tests/client/test_ledger_states.py")
+BEHIND = ("tests/client/test_ledger_behind.py", "tests/client/test_ledger_restored.py")
+CHAIN = ("tests/client/test_ledger_chain.py",)
+POLICY = ("tests/client/test_policy.py",)
+METRICS = ("tests/client/test_evaluation.py", "tests/common/test_classification.py")
+SPLIT = ("tests/client/test_split.py", "tests/client/test_data.py")
+FIGURES = ("tests/common/privacy/test_accountant.py", "tests/common/privacy/test_horizon.py")
+
+MUTANTS = (
+    # The mechanism
+    Mutant(
+        "noise: none is added",
+        "common/privacy/noise.py",
+        "(total + scale * noise.normal(total.size))",
+        "(total + 0 * noise.normal(total.size))",
+        NOISE + TRAINER,
+    ),
+    Mutant(
+        "noise: two thirds of it",
+        "common/privacy/noise.py",
+        "scale = noise_multiplier * max_grad_norm",
+        "scale = noise_multiplier * max_grad_norm * 2 / 3",
+        NOISE + TRAINER,
+    ),
+    Mutant(
+        "clip: none",
+        "client/trainer.py",
+        "factors = torch.clamp(event.max_grad_norm / (_MARGIN * gradients.norms() + _TINY), max=1.0)",
+        "factors = torch.ones_like(gradients.norms())",
+        TRAINER,
+    ),
+    Mutant(
+        "clip: to twice the norm",
+        "client/trainer.py",
+        "torch.clamp(event.max_grad_norm / (",
+        "torch.clamp(2 * event.max_grad_norm / (",
+        TRAINER,
+    ),
+    Mutant(
+        "joint clip: the norm of the first half of the parameters",
+        "client/unit_gradients.py",
+        "            norms[slot] = torch.linalg.vector_norm(gradient)",
+        "            norms[slot] = torch.linalg.vector_norm(gradient[: len(gradient) // 2])",
+        TRAINER + MATES,
+    ),
+    Mutant(
+        "Poisson sampling: every unit takes part",
+        "client/trainer.py",
+        "drawn = np.flatnonzero(noise.mask(data.units.num_units, event.sample_rate))",
+        "drawn = np.arange(data.units.num_units)",
+        TRAINER,
+    ),
+    Mutant(
+        "Poisson sampling: one draw for all steps",
+        "client/trainer.py",
+        """        for _ in range(event.steps):
+            drawn = np.flatnonzero(noise.mask(data.units.num_units, event.sample_rate))
+""",
+        """        drawn = np.flatnonzero(noise.mask(data.units.num_units, event.sample_rate))
+        for _ in range(event.steps):
+""",
+        TRAINER,
+    ),
+    Mutant(
+        "empty draw: no noise, no step",
+        "client/trainer.py",
+        "            total = clipped_sum(model, data, drawn, event, noise)\n",
+        "            if not len(drawn):\n                continue\n"
+        "            total = clipped_sum(model, data, drawn, event, noise)\n",
+        TRAINER,
+    ),
+    Mutant(
+        "denominator: the units drawn in place of B",
+        "client/trainer.py",
+        "                expected_batch=event.expected_batch,\n",
+        "                expected_batch=max(1, len(drawn)),\n",
+        TRAINER,
+    ),
+    Mutant(
+        "unit grouping: each record on its own",
+        "client/trainer.py",
+        "    slots = np.repeat(np.arange(len(group)), [len(windows) for windows, _ in group])\n"
+        "    windows, shares = (np.concatenate(parts) for parts in zip(*group, strict=True))\n"
+        "    return Members(windows, slots, shares, len(group))",
+        "    windows, shares = (np.concatenate(parts) for parts in zip(*group, strict=True))\n"
+        "    return Members(windows, np.arange(len(windows)), np.ones_like(shares), len(windows))",
+        TRAINER,
+    ),
+    Mutant(
+        "units: more than k records",
+        "client/trainer.py",
+        "    if len(records) > max_records:\n",
+        "    if len(records) > max_records + 10_000:\n",
+        TRAINER,
+    ),
+    Mutant(
+        "units: always the same k records",
+        "client/trainer.py",
+        "records = records[noise.choose(len(records), max_records)]",
+        "records = records[:max_records]",
+        TRAINER,
+    ),
+    Mutant(
+        "not finite: such a gradient is kept",
+        "client/unit_gradients.py",
+        "    return rows if bool(finite.all()) else torch.where(finite, rows, torch.zeros_like(rows))",
+        "    return rows",
+        TRAINER + MATES,
+    ),
+    Mutant(
+        "arithmetic: a row's place in the batch depends on the others",
+        "common/examples.py",
+        "            rows = (self._key[mine] % np.uint64(num_rows)).astype(np.int64)\n",
+        "            rows = (np.arange(len(mine)) % num_rows).astype(np.int64)\n",
+        (*MATES, "tests/common/test_examples.py"),
+    ),
+    Mutant(
+        "state: the optimizer steps by a data-dependent rate",
+        "client/trainer.py",
+        "            optimizer.step()\n",
+        '            optimizer.param_groups[0]["lr"] = spec.learning_rate * (1 + 1e-3 * len(drawn))\n'
+        "            optimizer.step()\n",
+        TRAINER + MATES,
+    ),
+    Mutant(
+        "randomness: a forked child goes on with its parent's keys",
+        "common/privacy/noise.py",
+        "    for source in list(_LIVE):\n        source._rekey()\n",
+        "    for source in list(_LIVE):\n        source._pid = os.getpid()\n",
+        NOISE,
+    ),
+    Mutant(
+        "randomness: a constant key",
+        "common/privacy/noise.py",
+        "algorithms.AES256(os.urandom(32))",
+        "algorithms.AES256(bytes(32))",
+        NOISE,
+    ),
+    Mutant(
+        "randomness: an agent takes noise that can be drawn again",
+        "client/agent.py",
+        "if type(noise) is not SecureNoise:",
+        "if noise is None:",
+        AGENT,
+    ),
+    # The agent and the ledger
+    Mutant(
+        "reserve: after the work",
+        "client/agent.py",
+        "        reservation = self._ledger.reserve(body.plan_digest, body.round, kind, request.sha256)\n"
+        "        if isinstance(reservation, Stored):",
+        "        early = compute()\n"
+        "        reservation = self._ledger.reserve(body.plan_digest, body.round, kind, request.sha256)\n"
+        "        compute = lambda: early  # noqa: E731\n"
+        "        if isinstance(reservation, Stored):",
+        AGENT,
+    ),
+    Mutant(
+        "reserve: not durable",
+        "client/ledger_file.py",
+        '            connection.execute("COMMIT")\n',
+        '            connection.execute("ROLLBACK")\n',
+        LEDGER,
+    ),
+    Mutant(
+        "refusal: a plan over budget is approved",
+        "client/policy.py",
+        "    if committed.epsilon > budget.epsilon or committed.delta > budget.delta:",
+        "    if committed.epsilon > 100 * budget.epsilon or committed.delta > 100 * budget.delta:",
+        POLICY + LEDGER,
+    ),
+    Mutant(
+        "refusal: a sampling rate over the policy's",
+        "client/rules.py",
+        "    if sample_rate > min(limit, 1.0):",
+        "    if sample_rate > 1e9:",
+        POLICY,
+    ),
+    Mutant(
+        "refusal: an unapproved plan is trained",
+        "client/agent.py",
+        '        if row.admission.decision != "approved" or row.admission.event is None:',
+        "        if row.admission.event is None:",
+        AGENT,
+    ),
+    Mutant(
+        "refusal: another federation's plan is taken",
+        "client/agent.py",
+        "        if plan.name != self._federation:",
+        "        if not plan.name:",
+        AGENT,
+    ),
+    Mutant(
+        "horizon: one round more",
+        "client/ledger_events.py",
+        "        return row.admission.horizon\n",
+        "        return row.admission.horizon + 1\n",
+        LEDGER + AGENT,
+    ),
+    Mutant(
+        "horizon: evaluations without end",
+        "client/ledger_events.py",
+        "        return row.admission.num_evaluations\n",
+        "        return 10_000\n",
+        LEDGER + AGENT,
+    ),
+    Mutant(
+        "stored reply: trained anew for the same request",
+        "client/agent.py",
+        "            return self._headed(_stored(reservation))",
+        "            return self._headed(Reply(_stored(reservation).body, compute()))",
+        AGENT,
+    ),
+    Mutant(
+        "stored reply: sent without being stored",
+        "client/agent.py",
+        "        self._ledger.store(reservation.event_id, pack(reply))  # durable before it is sent\n",
+        "",
+        AGENT,
+    ),
+    Mutant(
+        "lost round: run again",
+        "client/ledger_events.py",
+        '    if known["state"] != "stored":\n        raise RefusedError(',
+        '    if known["state"] != "stored":\n        return New(event_id=known["id"])\n        raise RefusedError(',
+        LEDGER + AGENT,
+    ),
+    Mutant(
+        "altered request: answered from the store",
+        "client/ledger_events.py",
+        '    if known["request_sha256"] != request_sha256:',
+        '    if not known["request_sha256"]:',
+        LEDGER + AGENT,
+    ),
+    Mutant(
+        "altered request: a digest that leaves out the arrays' bytes",
+        "common/messages.py",
+        "        state.update(array.tobytes())\n",
+        "",
+        ("tests/common/test_messages.py", *AGENT),
+    ),
+    Mutant(
+        "digest check: any base model",
+        "common/base.py",
+        "    if found != sha256:",
+        "    if not found:",
+        ("tests/common/test_base.py", *AGENT),
+    ),
+    Mutant(
+        "digest check: any plan text under a digest",
+        "client/agent.py",
+        "        if plan.digest != body.plan_digest or plan.canonical() != body.plan:",
+        "        if not plan.digest:",
+        AGENT,
+    ),
+    Mutant(
+        "digest check: any initial adapter",
+        "client/agent.py",
+        "        if prepared.initial_digest != body.adapter_digest:",
+        "        if not prepared.initial_digest:",
+        AGENT,
+    ),
+    Mutant(
+        "digest check: weights of any size",
+        "client/agent.py",
+        "        prepared.received(round).check(request.arrays)\n",
+        "        prepared.received(round)\n",
+        AGENT,
+    ),
+    Mutant(
+        "rollback: a newer head is met with a shrug",
+        "client/ledger.py",
+        '                note(db, "server", head)\n',
+        "                pass\n",
+        BEHIND + AGENT,
+    ),
+    Mutant(
+        "rollback: evidence does not stop a reservation",
+        "client/ledger_events.py",
+        "    allow(db, where)\n",
+        "",
+        BEHIND,
+    ),
+    Mutant(
+        "rollback: the agent does not look at the server's head",
+        "client/agent.py",
+        "            self._ledger.meet(unseal(body.head, self._site.data.id))\n",
+        "            unseal(body.head, self._site.data.id)\n",
+        AGENT,
+    ),
+    Mutant(
+        "chain: a link is not compared",
+        "client/chain.py",
+        '    if row["seq"] != seq or bytes(row["previous"]) != previous or bytes(row["hash"]) != digest:',
+        '    if row["seq"] != seq:',
+        CHAIN,
+    ),
+    # What leaves
+    Mutant(
+        "codes: an exception's own words",
+        "client/agent.py",
+        "        except Exception as error:  # fails closed: a fixed code and nothing else leaves\n",
+        "        except ZeroDivisionError as error:\n",
+        AGENT,
+    ),
+    Mutant(
+        "codes: one for data without a known label",
+        "client/agent.py",
+        "        prepared = self._ready(row, request, body.round)\n\n        def update()",
+        "        prepared = self._ready(row, request, body.round)\n"
+        "        if not (prepared.train.labels >= 0).any():\n"
+        '            raise RefusedError(Code.UNAVAILABLE, "nothing to train on")\n\n        def update()',
+        AGENT,
+    ),
+    Mutant(
+        "head: in clear",
+        "client/head.py",
+        "    return base64.b64encode(nonce + _cipher(data_id).encrypt(nonce, plain, _INFO)).decode()",
+        "    return base64.b64encode(nonce + plain + bytes(_TAG)).decode()",
+        ("tests/client/test_head.py",),
+    ),
+    # Metrics
+    Mutant(
+        "metrics: no noise",
+        "client/evaluation.py",
+        "    return noised(exact_cells(trainer, arrays, examples, event.release), event, noise)",
+        "    return exact_cells(trainer, arrays, examples, event.release).astype(np.float32)",
+        METRICS,
+    ),
+    Mutant(
+        "metrics: on the units that were trained on",
+        "client/agent.py",
+        "prepared.validation, event, noise",
+        "prepared.train, event, noise",
+        AGENT,
+    ),
+    Mutant(
+        "split: by the order of the file",
+        "client/split.py",
+        "    return points < np.uint64(",
+        "    return np.arange(len(points), dtype=np.uint64) * np.uint64(2**40) < np.uint64(",
+        SPLIT,
+    ),
+    Mutant(
+        "metrics: a withdrawn release still leaves",
+        "client/agent.py",
+        "        allow_release(event, self._site, self._federation)\n",
+        "",
+        AGENT,
+    ),
+    # Figures
+    Mutant(
+        "figures: an evaluation's replacement counts as a removal",
+        "common/privacy/accountant.py",
+        "event.noise_multiplier / (math.sqrt(2) if replace else records)",
+        "event.noise_multiplier / (1 if replace else records)",
+        FIGURES,
+    ),
+)
