@@ -15,13 +15,14 @@ SOURCES := $(shell find client common server simulations -name '*.py')
 # list of files.
 LIST := $(VENV)/.files-$(shell echo $(sort $(SOURCES)) | cksum | cut -d' ' -f1)
 
-.PHONY: demo test test-slow lint format clean help
+.PHONY: demo test test-slow test-mutants lint format clean help
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make demo       three generated hospitals, one server, three clients over gRPC and TLS on this machine'
 	@echo 'make test       lint, types, doctests, tests'
 	@echo 'make test-slow  the tests that take minutes'
+	@echo 'make test-mutants  removes one protection at a time: a test must go red each time'
 	@echo 'make format     sort imports and lay out the code'
 	@echo 'make clean      remove the environment and what was built'
 
@@ -33,6 +34,9 @@ test: lint
 
 test-slow: $(LIST) $(VENV)/.minilm
 	$(RUN) $(BIN)/python -m pytest -m slow --timeout=3600
+
+test-mutants: $(LIST) $(VENV)/.minilm
+	$(RUN) $(BIN)/python -m tests.mutants
 
 lint: $(LIST) $(VENV)/.minilm
 	$(BIN)/ruff check .

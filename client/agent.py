@@ -54,6 +54,7 @@ class Agent:
         self._site, self._federation, self._records = site, federation, records
         self._ledger, self._tell = ledger, tell
         self._prepared: Prepared | None = None
+        self._offered: set[str] = set()  # approved plans that were offered to this process
         self._sizes: dict[str, int | None] = {}  # of an update, by the digest of the latest plan described
         self.finished = False
         self.held: Code | None = None  # PENDING or a refusal: the latest verdict on a plan that is not served
@@ -129,6 +130,7 @@ class Agent:
                 "the server's initial adapter differs from the one that the plan derives.",
                 mend="install the same version of privet on both sides.",
             )
+        self._offered.add(plan.digest)
         self.held, self.finished = None, False
         self._tell("approved", f"plan {plan.digest[:16]} of federation {plan.name}: taking part.")
         return self._reply(Code.OK, plan.digest, statement=statement_for(admission, self._site, plan))
@@ -138,10 +140,14 @@ class Agent:
 
         Raises: RefusedError with LEDGER_BEHIND where it was put back to an older copy; WireError for a forged head.
         """
-        if body.head is not None:
-            self._ledger.meet(unseal(body.head, self._site.data.id))
-        for evidence in self._ledger.behind():
-            raise RefusedError(Code.LEDGER_BEHIND, str(evidence), where="the ledger", mend=MEND)
+        try:
+            if body.head is not None:
+                self._ledger.meet(unseal(body.head, self._site.data.id))
+            for evidence in self._ledger.behind():
+                raise RefusedError(Code.LEDGER_BEHIND, str(evidence), where="the ledger", mend=MEND)
+        except RefusedError as refusal:
+            self.held = refusal.code
+            raise
 
     def _words(self, plan: Plan, admission: Admission) -> list[str]:
         """For the operator. No folder that only the server names is looked at: how long it takes would tell of it."""
@@ -231,6 +237,9 @@ class Agent:
         if row.admission.decision != "approved" or row.admission.event is None:
             code = Code.PENDING if row.admission.decision == "pending" else row.admission.code
             raise RefusedError(code, "a request for a plan that is not approved.", where=_where(row))
+        if digest not in self._offered:  # with an offer comes what the server saw last of this ledger
+            what = "a request from before this client started: the plan must be offered first."
+            raise RefusedError(Code.UNKNOWN_PLAN, what, where=_where(row))
         return row
 
     def _finish(self, body: FinishBody) -> Reply:

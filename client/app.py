@@ -80,6 +80,12 @@ def _refuse_behind(ledger: Ledger) -> None:
         raise RefusedError(Code.LEDGER_BEHIND, str(evidence), where="the ledger", mend=MEND)
 
 
+_ENDS = {
+    Code.PENDING: ("the plan lies pending.", "read it, approve it with `privet approve`, start the client again."),
+    Code.LEDGER_BEHIND: ("the ledger is older than it was; what shows it stands above.", MEND),
+}
+
+
 class _Serving:
     """Between one link's records and the agent's requests: parses strictly, passes secure noise, ends the link.
 
@@ -134,13 +140,8 @@ class _Serving:
         """Raises: RefusedError where the last word on a plan was no, or not yet."""
         held = self._agent.held
         if held is not None and not self._agent.finished:
-            waiting = held is Code.PENDING
-            raise RefusedError(
-                held,
-                "the plan lies pending." if waiting else "the plan was refused; the reason stands above.",
-                where=f"federation {self.federation}",
-                mend="read it, approve it with `privet approve`, start the client again." if waiting else "",
-            )
+            what, mend = _ENDS.get(held, ("the plan was refused; the reason stands above.", ""))
+            raise RefusedError(held, what, where=f"federation {self.federation}", mend=mend)
 
     def _named(self, text: str) -> str:
         return f"{self.federation}: {text}" if len(self._site.federation) > 1 and text else text

@@ -74,6 +74,7 @@ def run_server(federation: Federation, file: Path, on_event: Listener) -> Path:
                 evaluate=evaluate,
                 keep=folder.keep,
                 heads=Heads(server.state / "heads.json"),
+                session_of=fleet.traffic.session_of,
             )
             strategy.start(grid)
         folder.finish(

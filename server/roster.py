@@ -30,6 +30,7 @@ class Verdict:
     code: Code
     statement: Statement | None
     asked: float  # monotonic seconds
+    session: object = None  # of the site's process that gave it; a new process is asked anew
 
 
 @dataclass(frozen=True)
@@ -39,10 +40,15 @@ class _Offer:
     name: str
     node: int
     until: float  # monotonic seconds
+    session: object
 
 
 class Roster:
-    """Offers the plan to every site that is online and keeps the answers by name."""
+    """Offers the plan to every site that is online and keeps the answers by name.
+
+    session_of: tells the processes of one site apart. A site that was started anew is offered the plan before it takes
+    part again, with the newest head of its ledger: its ledger may be another one than before.
+    """
 
     def __init__(
         self,
@@ -51,8 +57,10 @@ class Roster:
         name_of: Callable[[int], str],
         on_event: Listener,
         heads: Heads | None = None,
+        session_of: Callable[[int], object] = lambda _node: None,
     ) -> None:
         self._plan, self.name_of, self._on_event = plan, name_of, on_event
+        self._session_of = session_of
         self._heads = Heads() if heads is None else heads
         self._offer = OfferBody(plan=plan.canonical(), plan_digest=plan.digest, adapter_digest=digest(initial))
         self._offers: dict[str, _Offer] = {}  # on their way, by message id
@@ -67,7 +75,7 @@ class Roster:
     def ready(self, grid: Grid) -> dict[str, int]:
         """Name and node of each site that is online and agreed, by name."""
         online = {self.name_of(node): node for node in grid.get_node_ids()}
-        return {name: online[name] for name in sorted(online) if self._agreed(name)}
+        return {name: online[name] for name in sorted(online) if self._agreed(name, online[name])}
 
     def ask(self, grid: Grid) -> None:
         """Offer the plan to whoever is online and has not agreed, and take in the answers that came by now.
@@ -85,7 +93,9 @@ class Roster:
         messages = [grid.create_message(self._offer_to(node), MessageType.QUERY, node, "offer") for node in asked]
         for node, message_id in zip(asked, grid.push_messages(messages), strict=True):
             if message_id:
-                self._offers[message_id] = _Offer(self.name_of(node), node, now + _OFFER_TIMEOUT)
+                self._offers[message_id] = _Offer(
+                    self.name_of(node), node, now + _OFFER_TIMEOUT, self._session_of(node)
+                )
         self._collect(grid)
 
     def heard(self, name: str, reply: Reply | None) -> None:
@@ -95,19 +105,22 @@ class Roster:
 
     def withdraw(self, name: str, code: Code) -> None:
         """A site that answered a round with a refusal is asked again before it takes part in another."""
-        self.verdicts[name] = Verdict(code, self.verdicts[name].statement, time.monotonic())
+        known = self.verdicts[name]
+        self.verdicts[name] = Verdict(code, known.statement, time.monotonic(), known.session)
 
     def _offer_to(self, node: int) -> RecordDict:
         head = self._heads.get(self.name_of(node))
         return to_record(Request(self._offer.model_copy(update={"head": head})))
 
-    def _agreed(self, name: str) -> bool:
+    def _agreed(self, name: str, node: int) -> bool:
         verdict = self.verdicts.get(name)
-        return verdict is not None and verdict.code is Code.OK and verdict.statement is not None
+        if verdict is None or verdict.code is not Code.OK or verdict.statement is None:
+            return False
+        return verdict.session == self._session_of(node)
 
     def _due(self, node: int, now: float) -> bool:
         verdict = self.verdicts.get(self.name_of(node))
-        if verdict is None:
+        if verdict is None or verdict.session != self._session_of(node):
             return True
         return verdict.code not in _FINAL | {Code.OK} and now - verdict.asked > _ASK_AGAIN
 
@@ -117,7 +130,7 @@ class Roster:
             if offer is None:
                 continue
             if message.metadata.src_node_id != offer.node:  # nobody agrees for another
-                self._settle(offer.name, Code.UNAVAILABLE, None)
+                self._settle(offer, Code.UNAVAILABLE, None)
                 continue
             reply = sound_reply(message, self._plan, 0)
             self.heard(offer.name, reply)
@@ -125,7 +138,7 @@ class Roster:
             statement = None if reply is None else reply.body.statement
             if code is Code.OK and (statement is None or not self._believes(offer.name, statement)):
                 code, statement = Code.UNAVAILABLE, None
-            self._settle(offer.name, code, statement)
+            self._settle(offer, code, statement)
 
     def _believes(self, name: str, statement: Statement) -> bool:
         """Whether the statement fits the plan and claims no more than its own mechanism gives; if not, it is told."""
@@ -135,10 +148,12 @@ class Roster:
             self._on_event({"event": "warning", "text": text})
         return fault is None
 
-    def _settle(self, name: str, code: Code, statement: Statement | None) -> None:
+    def _settle(self, offer: _Offer, code: Code, statement: Statement | None) -> None:
+        name = offer.name
         known = self.verdicts.get(name)
         self.silent.discard(name)
-        self.verdicts[name] = Verdict(code, statement or (known.statement if known else None), time.monotonic())
+        stated = statement or (known.statement if known else None)
+        self.verdicts[name] = Verdict(code, stated, time.monotonic(), offer.session)
         epsilon = statement.epsilon if statement else None
         self._on_event({"event": "offer", "site": name, "code": str(code), "epsilon": epsilon})
 

@@ -70,10 +70,11 @@ class PrivetStrategy(Strategy):  # type: ignore[misc]
         evaluate: Callable[[dict[str, Floats]], PublicMetrics] | None = None,
         keep: Callable[[Checkpoint], object] | None = None,
         heads: Heads | None = None,
+        session_of: Callable[[int], object] = lambda _node: None,
     ) -> None:
         self.plan, self.spec, self.method = plan, spec, method_for(plan)
         self.state = self.method.init(initial)
-        self.roster = Roster(plan, initial, name_of, on_event, heads)
+        self.roster = Roster(plan, initial, name_of, on_event, heads, session_of)
         self.history: list[Event] = []
         self.completed = 0
         self.standing = Standing()

@@ -97,6 +97,11 @@ class Traffic:
             self._heard.pop(node_id, None)
         self.notify()
 
+    def session_of(self, node_id: int) -> str | None:
+        """What tells the process that speaks for a site from an earlier one; None where none does."""
+        with self._change:
+            return self._sessions.get(node_id)
+
     def speaks_for(self, node_id: int, token: str) -> bool:
         """Whether this process is the site's newest. After a server's restart the first to speak is taken for it."""
         with self._change:

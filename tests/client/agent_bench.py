@@ -84,9 +84,11 @@ class Bench:
         return Agent(self.site, self.plan.name, records, self.ledger, lambda *told: self.told.append(told))
 
     def restart(self) -> None:
+        """A new process; the plan is offered to it again."""
         self.ledger.close()
         self.ledger = Ledger.open(self.path, agent=True)
         self.agent = self.fresh()
+        self.offer()
 
     def offer(self, offered: Plan | None = None, **changes: str) -> Reply:
         plan = offered or self.plan

@@ -68,6 +68,16 @@ def test_nothing_is_trained_outside_the_approved_horizon(bench: Bench) -> None:
     assert len(bench.ledger.events()) == 3
 
 
+def test_a_process_that_was_not_offered_the_plan_does_not_train(bench: Bench) -> None:
+    """A request can have lain at the server from before this process started, and its ledger may be another one now."""
+    bench.offer()
+    bench.agent = bench.fresh()
+    assert bench.train().code is Code.UNKNOWN_PLAN
+    assert not bench.ledger.events()
+    bench.offer()
+    assert bench.train().code is Code.OK
+
+
 def test_a_pending_plan_waits_for_the_operator(tmp_path: Path, plan: Plan, base: Path) -> None:
     bench = Bench(tmp_path, plan, base, policy__approve="ask")
     assert bench.offer().code is Code.PENDING

@@ -48,7 +48,7 @@ def keep_copy(bench: Bench) -> None:
     shutil.copy(bench.path, bench.folder / "copy.sqlite")
     shutil.copy(head_path(bench.path), bench.folder / "copy.head")
     bench.ledger = Ledger.open(bench.path, agent=True)
-    bench.agent = bench.fresh()
+    bench.restart()
 
 
 def test_every_reply_carries_a_head_of_one_length_that_tells_nothing(bench: Bench) -> None:
@@ -80,10 +80,9 @@ def test_a_ledger_put_back_with_its_head_file_is_found_by_what_the_server_saw(be
     head = bench.train(2).body.head or ""
     put_back(bench, head_file=True)
     assert bench.offer(head=head).code is Code.LEDGER_BEHIND
-    assert bench.train(2).code is Code.LEDGER_BEHIND  # also without being asked about it again
-    assert bench.train(3).code is Code.LEDGER_BEHIND
+    assert {bench.train(2).code, bench.train(3).code} == {Code.UNKNOWN_PLAN}  # it does not take part
     bench.restart()
-    assert bench.offer().code is Code.LEDGER_BEHIND
+    assert bench.offer().code is Code.LEDGER_BEHIND  # also without being told again
     assert [event.round for event in bench.ledger.events()] == [1]
     bench.ledger.charge_all()
     assert bench.offer(head=head).code is Code.OK
@@ -98,7 +97,20 @@ def test_a_ledger_put_back_alone_is_found_by_its_head_file(bench: Bench) -> None
     bench.train(2)
     put_back(bench, head_file=False)
     assert bench.offer().code is Code.LEDGER_BEHIND
+    assert bench.train(2).code is Code.UNKNOWN_PLAN
+    assert [event.round for event in bench.ledger.events()] == [1]
+
+
+def test_evidence_that_comes_while_a_plan_is_served_stops_it(bench: Bench) -> None:
+    bench.offer()
+    bench.train(1)
+    keep_copy(bench)
+    head = bench.train(2).body.head or ""
+    put_back(bench, head_file=True)
+    assert bench.offer().code is Code.OK  # a server that keeps quiet
+    assert bench.offer(head=head).code is Code.LEDGER_BEHIND
     assert bench.train(2).code is Code.LEDGER_BEHIND
+    assert bench.agent.held is Code.LEDGER_BEHIND
 
 
 def test_a_head_that_is_older_or_the_same_is_fine(bench: Bench) -> None:

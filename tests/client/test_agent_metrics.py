@@ -97,6 +97,7 @@ def test_a_release_that_was_withdrawn_is_refused(bench: Bench) -> None:
     membership = bench.site.federation["tiny"].model_copy(update={"release": ("update",)})
     bench.site = bench.site.model_copy(update={"federation": {"tiny": membership}})
     bench.agent = bench.fresh()
+    bench.offer()
     assert bench.evaluate(2).code is Code.REFUSED_POLICY
     assert bench.train(1).code is Code.OK
 

@@ -99,6 +99,7 @@ def test_killed_at_a_hundred_points_of_a_round(worker: tuple[Worker, Bench]) -> 
     bench.ledger = Ledger.open(bench.path, agent=True)
     bench.agent = bench.fresh()
     assert not bench.ledger.behind()
+    bench.offer()
     codes = {number: str(bench.train(number).code) for number in events}
     assert codes == {number: "ok" if events[number].state == "stored" else "round_lost" for number in events}
     assert seen(bench.path) == events

@@ -93,7 +93,9 @@ class Process:
 class Deployment:
     """Files of a federation and its sites, made by `privet init`; processes started on demand, all ended at the end."""
 
-    def __init__(self, folder: Path, sites: tuple[str, ...], settings: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, folder: Path, sites: tuple[str, ...], settings: dict[str, str] | None = None, name: str = "tiny"
+    ) -> None:
         patients = 60
         self.folder, self.sites = folder, sites
         self.guard = folder / "guard.txt"
@@ -115,7 +117,7 @@ class Deployment:
         self.home = folder / "server"
         self.run(
             *("init", "federation", "--host", "127.0.0.1", "--port", str(self.port), "--folder", str(self.home)),
-            *("--name", "tiny", "--base", str(base), "--labels", ",".join(corpus.labels)),
+            *("--name", name, "--base", str(base), "--labels", ",".join(corpus.labels)),
         )
         write_csv(public_sample("hospital", num_records=60), None, self.home / "public.csv")
         file = self.home / "federation.toml"

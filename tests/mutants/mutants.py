@@ -130,8 +130,8 @@ MUTANTS = (
     Mutant(
         "arithmetic: a row's place in the batch depends on the others",
         "common/examples.py",
-        "            rows = (self._key[mine] % np.uint64(num_rows)).astype(np.int64)\n",
-        "            rows = (np.arange(len(mine)) % num_rows).astype(np.int64)\n",
+        "    rows = (keys % np.uint64(num_rows)).astype(np.int64)\n",
+        "    rows = (np.arange(len(keys)) % num_rows).astype(np.int64)\n",
         (*MATES, "tests/common/test_examples.py"),
     ),
     Mutant(
