@@ -1,7 +1,8 @@
 """The ledger's hash chain: every change that matters, as an entry that commits to all entries before it.
 
 An entry's hash is SHA-256(previous hash, 32 bytes || body in UTF-8); a body is canonical JSON with the UTC time. The
-first entry, the genesis, follows 32 zero bytes and holds 32 random ones, so that no two ledgers share a hash. Entries:
+first entry, the genesis, follows 32 zero bytes and holds 32 random ones, so that no two ledgers share a hash; that of a
+ledger brought over from schema 1, which had no chain, holds a digest of what it held instead. Entries:
 
     genesis   the ledger was made
     approve   a plan was approved, with its share and its events
@@ -18,7 +19,6 @@ bodies hold `known`, the sums of epsilon and delta after them.
 import hashlib
 import json
 import math
-import secrets
 import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -50,9 +50,9 @@ def canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-def begin(db: sqlite3.Connection, **facts: Any) -> None:
-    """The genesis of an empty chain."""
-    append(db, {"entry": "genesis", "time": now(), "random": secrets.token_hex(32), "known": [0.0, 0.0], **facts})
+def begin(db: sqlite3.Connection, *, time: str, random: str, **facts: Any) -> None:
+    """The genesis of an empty chain; `random`: 64 hex digits that no other data set's ledger has."""
+    append(db, {"entry": "genesis", "time": time, "random": random, "known": [0.0, 0.0], **facts})
 
 
 def append(db: sqlite3.Connection, body: Body) -> int:
@@ -149,8 +149,9 @@ def _follow(row: sqlite3.Row, previous: bytes, seq: int) -> Body:
 
 
 def approve_body(row: Mapping[str, Any]) -> Body:
-    """Of an approved plan."""
+    """Of an approved plan. The limit of a person's records stands there where there is one: schema 2 knew none."""
     evaluation = row["evaluation"]
+    limit = {} if row["person"] is None else {"person": row["person"], "max_per_person": row["max_per_person"]}
     event = ("sample_rate", "noise_multiplier", "steps", "max_grad_norm", "expected_batch", "unit", "max_records")
     return {
         "entry": "approve",
@@ -164,6 +165,7 @@ def approve_body(row: Mapping[str, Any]) -> Body:
         "event": {name: row[name] for name in event},
         "evaluation": None if evaluation is None else json.loads(evaluation),
         "unit_column": row["unit_column"],
+        **limit,
     }
 
 

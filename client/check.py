@@ -31,6 +31,10 @@ class Judged:
     known: Plan | None  # an earlier plan of its federation
 
 
+_TEXTS_AT_ONCE = 1_000
+_MAX_CHARACTERS = 1 << 17  # of a text, where its tokens are counted: more than any plan reads
+
+
 def check_site(
     file: Path, plan_file: Path | None, assignments: Sequence[str], *, page: Path | None = None
 ) -> tuple[dict[str, Any], list[str]]:
@@ -222,5 +226,8 @@ def _token_lengths(folder: Path, texts: Sequence[str]) -> Any:
     from privet.common.model import load_tokenizer
 
     tokenizer = load_tokenizer(folder)
-    encoded = tokenizer(list(texts), truncation=False, verbose=False)["input_ids"] if texts else []
-    return np.array([len(row) for row in encoded], np.int64)
+    lengths: list[int] = []
+    for start in range(0, len(texts), _TEXTS_AT_ONCE):
+        part = [text[:_MAX_CHARACTERS] for text in texts[start : start + _TEXTS_AT_ONCE]]
+        lengths += [len(row) for row in tokenizer(part, truncation=False, verbose=False)["input_ids"]]
+    return np.array(lengths, np.int64)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from privet.client.unit_gradients import Members, Outer, Rows, UnitGradients, Whole, add_shares, zero_unless_finite
 from privet.common.adapter import AdapterSpec, Floats
 from privet.common.errors import PrivetError
-from privet.common.examples import FEATURE_ROWS, TRAINING_ROWS, Batch, Examples, Integers, Units, Windows
+from privet.common.examples import FEATURE_ROWS, TRAINING_ROWS, Batch, Examples, Integers, Units, Windows, fill
 
 _HELD_ROWS = 16_000_000  # values of windows' gradients that are held at once, float32
 _HELD_FACTORS = 2_000_000  # values of their factors under a linear layer, float64
@@ -91,7 +91,7 @@ class OpacusEngine(_Engine):
         """float32 [windows, P]."""
         rows = torch.zeros(len(windows), self.spec.size)
         for batch in data.batches(windows):
-            rows[torch.from_numpy(batch.places)] = self.per_row(batch)[torch.from_numpy(batch.rows)]
+            fill(rows, batch, self.per_row, 0.0)
         return rows
 
     def per_row(self, batch: Batch) -> Tensor:
@@ -127,9 +127,16 @@ class OpacusEngine(_Engine):
         return sample.detach()
 
     def _clear(self) -> None:
+        """As before any batch: one that raised leaves behind what its forward pass recorded."""
+        for module in self._module.modules():
+            for name in ("activations", "max_batch_len"):  # its own: a wrapper answers for the module within
+                module.__dict__.pop(name, None)
         for parameter in self._parameters:
             parameter.grad = None
             parameter.grad_sample = None  # type: ignore[attr-defined]
+            parameter._forward_counter = 0  # type: ignore[attr-defined]
+            if hasattr(parameter, "_current_grad_sample"):
+                del parameter._current_grad_sample
 
 
 class LinearEngine(_Engine):
@@ -161,9 +168,8 @@ class LinearEngine(_Engine):
         inputs = torch.zeros(len(windows), self._layer.in_features, dtype=torch.float64)
         for batch in data.batches(windows):
             places, rows = torch.from_numpy(batch.places), torch.from_numpy(batch.rows)
-            features = batch.inputs[0].double()
-            delta[places] = self._delta(features, batch.labels, batch.weights)[rows]
-            inputs[places] = features[rows]
+            fill(delta, batch, lambda given: self._delta(given.inputs[0].double(), given.labels, given.weights), 0.0)
+            inputs[places] = batch.inputs[0][rows].double()
         return zero_unless_finite(delta) * torch.from_numpy(shares).unsqueeze(1), zero_unless_finite(inputs)
 
     def _flatten(self, weight: Tensor, bias: Tensor) -> Tensor:

@@ -144,7 +144,7 @@ class Ledger:
 
         A new plan of a federation that the site file does not name is refused and not stored.
         Raises: RefusedError where the judgement approves, and the budget no longer holds it, the data set counts by
-        another column or the ledger is behind; LedgerError.
+        another column of units or persons or the ledger is behind; LedgerError.
         """
         with self._change() as db:
             known = find_plan(db, plan.digest)
@@ -186,7 +186,7 @@ class Ledger:
         reply. Agent only.
 
         Raises: RefusedError with LEDGER_BEHIND, UNKNOWN_PLAN, ALTERED_REQUEST, ROUND_LOST, OUTSIDE_HORIZON or, where
-        the data set counts by another kind or column of unit, REFUSED_POLICY; LedgerError.
+        the data set counts by another kind or column of unit or of persons, REFUSED_POLICY; LedgerError.
         """
         self._only_agent()
         with self._change() as db:
@@ -240,8 +240,8 @@ class Ledger:
     def charge_all(self) -> Charge | None:
         """Count as spent all that the ledger may have forgotten, for good; None where nothing shows that it did.
 
-        Every round and evaluation of every approved plan is closed, and what the evidence had committed beyond this
-        ledger's knowledge is charged to the data set.
+        Every round and evaluation of every approved plan is closed; what the evidence had committed beyond this
+        ledger's knowledge counts against the data set and every federation.
 
         Raises: LedgerError.
         """

@@ -17,6 +17,7 @@ from privet.client.ledger_rows import (
     sum_committed,
 )
 from privet.client.ledger_schema import DAMAGED, LedgerError
+from privet.client.rules import allow_person_column
 from privet.common.errors import Code, RefusedError
 
 Kind = Literal["train", "evaluate"]
@@ -45,6 +46,7 @@ def reserve_event(db: sqlite3.Connection, digest: str, round: int, kind: Kind, r
     if committed.unit is not None and committed.unit != row.admission.event.unit:
         raise RefusedError(Code.REFUSED_POLICY, f"this data set counts by {committed.unit}.", where=where)
     allow_column(row.unit_column, committed.unit_column)
+    allow_person_column(row.admission.person, committed.person)
     cursor = db.execute(
         "INSERT INTO events (plan, round, kind, request_sha256, state, reserved_at) VALUES (?, ?, ?, ?, 'reserved', ?)",
         (digest, round, kind, request_sha256, chain.now()),

@@ -14,6 +14,9 @@ was approved since is added; where m is not found among the few marks that a hea
 at all (known = 0): too much is charged then, never too little. Approvals of which no head came back cannot be known.
 Several pieces of evidence are noted one after the other, each against all that was noted before it.
 
+A charge counts against the data set's budget and against the share of every federation (client/ledger_rows): a head
+tells what was committed in all, and not by whom.
+
 Rounds: a charge closes every round and evaluation of every approved plan, so it does not matter which of them the lost
 histories held. A plan's server shows its newest head before it asks for a round, so no round of a plan is run here
 between the fork and the evidence; a server that withholds its head while both files are put back is not found out. A

@@ -3,6 +3,14 @@
 SQLite in WAL mode with synchronous=FULL: a commit that returned survives a power cut. The schema's triggers abort what
 would forget. Schemas are told apart by `user_version`: an older one is brought up in one transaction, a newer one is
 refused.
+
+**Why a missing head file is always evidence.** A ledger's first head file is durable before its first transaction
+commits, both under the head file's lock. So a ledger that holds an entry has, or had, a head file, whatever was killed
+when: one without was put back alone, or its head file was taken away. A process killed between the two leaves a head
+without its ledger. Of a new ledger that is the genesis, at which nothing was spent, and the next one replaces it; any
+later head without its ledger is a lost ledger's. Of a ledger of schema 1 it is the head of the chain that is made again
+the same (client/ledger_migration). A copy from before schema 2 that is put back with no head file looks as the first
+time it was brought up: of that only the servers' heads tell.
 """
 
 import contextlib
@@ -75,9 +83,11 @@ def transaction(
 
 def keep_head(connection: sqlite3.Connection, path: Path) -> None:
     """Hold the head file against the chain: write it anew where it is older, durably when this returns; note evidence
-    where the chain does not hold it, or where there is none and the chain is not a new one's.
+    where the chain does not hold it, or where there is none.
 
-    Whoever holds the file's lock writes the newest head there is, so an older one never replaces a newer one.
+    A head that the chain does not hold stays until it is charged. A missing one is written once that it was missing
+    stands in the chain, so that from then on its absence is told again. Whoever holds the file's lock writes the newest
+    head there is, so an older one never replaces a newer one.
 
     Raises: LedgerError.
     """
@@ -89,13 +99,12 @@ def keep_head(connection: sqlite3.Connection, path: Path) -> None:
                 found = None
             with transaction(connection, path, "DEFERRED") as db:  # begun after the file was read
                 head = newest(db)
-                entry = chain.entry(db, head.seq)
-                fresh = entry is not None and entry.body["entry"] in ("genesis", "migrated", "charge")
-                behind = not fresh if found is None else not holds(db, found)
+                behind = found is None or not holds(db, found)
             if behind:
                 with transaction(connection, path, "IMMEDIATE") as db:
                     note(db, "missing" if found is None else "file", found)
-            elif found != head:
+                    head = newest(db)
+            if found is None or (not behind and found != head):
                 write_head(path, head)
     except OSError as error:
         raise _told(error, path) from error
@@ -143,17 +152,33 @@ def _prepare(connection: sqlite3.Connection, path: Path, *, thorough: bool) -> N
     with transaction(connection, path, "DEFERRED"):
         version = _version(connection, path)
     if version < SCHEMA:
-        with transaction(connection, path, "IMMEDIATE"):
+        with head_lock(path, BUSY_SECONDS), transaction(connection, path, "IMMEDIATE") as db:
             version = _version(connection, path)  # another process may have been faster
-            if version == 0:
-                make(connection)
-            elif version < SCHEMA:
-                migrate(connection)
+            if version < SCHEMA:
+                _bring_up(db, path, version)
     _write_ahead(connection, path)
     with transaction(connection, path, "DEFERRED") as db:
         chain.glance(db)
     if thorough and [row[0] for row in connection.execute("PRAGMA integrity_check(1)")] != ["ok"]:
         raise LedgerError("the file is damaged.", where=str(path), mend=DAMAGED)
+
+
+def _bring_up(db: sqlite3.Connection, path: Path, version: int) -> None:
+    """Make or migrate the tables; the first head is written before the caller's transaction commits, under the lock.
+
+    A head that is there already is left to `keep_head`, but for a genesis whose ledger was never made.
+    """
+    try:
+        found = read_head(path)
+        vacant = found is None or (version == 0 and found.seq == 1)
+    except UnreadableHead:
+        vacant = False
+    if version == 0:
+        make(db)
+    else:
+        migrate(db, version)
+    if vacant and version < 2:  # one of schema 2 has had a head file
+        write_head(path, newest(db))
 
 
 def _version(connection: sqlite3.Connection, path: Path) -> int:

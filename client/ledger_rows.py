@@ -9,13 +9,14 @@ import math
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Any, Literal
 
 from privet.client import chain
 from privet.client.chain import now
 from privet.client.ledger_evidence import allow
 from privet.client.ledger_schema import DAMAGED, LedgerError
 from privet.client.policy import Admission, Committed, allow_budget
+from privet.client.rules import allow_person_column
 from privet.common.config import Plan, Site, parse_plan
 from privet.common.errors import Code, InputError, RefusedError
 from privet.common.privacy.events import EvaluateEvent, TrainEvent
@@ -132,6 +133,8 @@ def plan_row(row: sqlite3.Row) -> PlanRow:
             num_evaluations=row["num_evaluations"],
             epsilon=row["epsilon"],
             delta=row["delta"],
+            person=row["person"],
+            max_per_person=row["max_per_person"],
         ),
         seen_at=row["seen_at"],
         judged_at=row["judged_at"],
@@ -146,12 +149,17 @@ def write_plan(db: sqlite3.Connection, plan: Plan, admission: Admission, site: S
     A new plan that is not approved takes the place of older ones where too many wait: a server that sends many plans
     pushes out its own, and cannot keep a later one from being read.
 
-    Raises: RefusedError with REFUSED_BUDGET, REFUSED_POLICY where another column counts as the unit, LEDGER_BEHIND.
+    The columns of units and of persons and the limit of a person's records are kept as the site file has them.
+
+    Raises: RefusedError with REFUSED_BUDGET, REFUSED_POLICY where another column counts as the unit or the person,
+    LEDGER_BEHIND.
     """
     digest, time, approved = plan.digest, now(), admission.decision == "approved"
     if approved:
         allow(db, f"plan {digest[:16]}")
-        allow_column(site.data.unit, sum_committed(db, plan.name).unit_column)
+        committed = sum_committed(db, plan.name)
+        allow_column(site.data.unit, committed.unit_column)
+        allow_person_column(site.data.person, committed.person)
         allow_budget(plan.name, site, sum_committed(db, plan.name, admission))
     elif find_plan(db, digest) is None:
         _make_room(db, len(plan.canonical().encode()), site.federation[plan.name].plan)
@@ -170,6 +178,8 @@ def write_plan(db: sqlite3.Connection, plan: Plan, admission: Admission, site: S
         "judged_at": time,
         "approved_at": time if approved else None,
         "unit_column": site.data.unit,
+        "person": site.data.person,
+        "max_per_person": site.data.max_per_person,
         "evaluation": None if admission.evaluation is None else chain.canonical(admission.evaluation.to_json()),
         "num_evaluations": admission.num_evaluations,
         "entry": chain.length(db) + 1 if approved else None,
@@ -232,25 +242,30 @@ def _make_room(db: sqlite3.Connection, size: int, invited: str | None) -> None:
 def sum_committed(db: sqlite3.Connection, federation: str, extra: Admission | None = None) -> Committed:
     """Sums over approved plans and charges, with `extra` counted as one more of `federation`.
 
-    A charge is the data set's: which federation spent what was forgotten is not known.
+    A charge counts in full against the data set's budget and against every federation's share: which federation spent
+    what was forgotten is not known, and none of them can have spent more of it than the whole.
     """
     rows = db.execute("SELECT federation, epsilon, delta FROM plans WHERE state = 'approved'").fetchall()
     shares = [(row["federation"], row["epsilon"], row["delta"]) for row in rows]
     shares += [(None, row[0], row[1]) for row in db.execute("SELECT epsilon, delta FROM charges")]
     if extra is not None:
         shares.append((federation, extra.epsilon, extra.delta))
-    unit = db.execute(
-        "SELECT plans.unit FROM events JOIN plans ON plans.digest = events.plan ORDER BY events.id LIMIT 1"
-    ).fetchone()
-    column = db.execute(
-        "SELECT plans.unit_column FROM events JOIN plans ON plans.digest = events.plan"
-        " WHERE plans.unit_column IS NOT NULL ORDER BY events.id LIMIT 1"
-    ).fetchone()
+    own = [share for share in shares if share[0] in (federation, None)]
     return Committed(
         epsilon=math.fsum(share[1] for share in shares),
         delta=math.fsum(share[2] for share in shares),
-        federation_epsilon=math.fsum(share[1] for share in shares if share[0] == federation),
-        federation_delta=math.fsum(share[2] for share in shares if share[0] == federation),
-        unit=None if unit is None else unit[0],
-        unit_column=None if column is None else column[0],
+        federation_epsilon=math.fsum(share[1] for share in own),
+        federation_delta=math.fsum(share[2] for share in own),
+        unit=_fixed(db, "unit"),
+        unit_column=_fixed(db, "unit_column"),
+        person=_fixed(db, "person"),
     )
+
+
+def _fixed(db: sqlite3.Connection, column: str) -> Any:
+    """What the first event under a plan that has something in `column` has there; None before."""
+    row = db.execute(
+        f"SELECT plans.{column} FROM events JOIN plans ON plans.digest = events.plan"
+        f" WHERE plans.{column} IS NOT NULL ORDER BY events.id LIMIT 1"
+    ).fetchone()
+    return None if row is None else row[0]

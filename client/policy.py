@@ -11,7 +11,7 @@ from decimal import ROUND_CEILING, Decimal
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
-from privet.client.rules import allow_plan, allow_rate, allow_unit, no_table
+from privet.client.rules import allow_person, allow_person_column, allow_plan, allow_rate, allow_unit, no_table
 from privet.common.config import Plan, Site
 from privet.common.errors import Code, InputError, RefusedError
 from privet.common.privacy.events import EvaluateEvent, TrainEvent
@@ -29,7 +29,10 @@ _FLOAT32_NORMAL = (2.0**-126, (2 - 2.0**-23) * 2.0**127)
 
 @dataclass(frozen=True, kw_only=True)
 class Committed:
-    """What a ledger holds already: sums over approved plans, each with its whole share from approval on."""
+    """What a ledger holds already: sums over approved plans, each with its whole share from approval on, and charges.
+
+    A charge, for what a ledger that fell behind may have forgotten, counts against the data set and every federation.
+    """
 
     epsilon: float  # over all approved plans of the data set
     delta: float
@@ -37,6 +40,7 @@ class Committed:
     federation_delta: float
     unit: Unit | None  # the kind of unit that the data set's first event fixed
     unit_column: str | None = None  # data.unit of the site file, as that event fixed it
+    person: str | None = None  # data.person, as the first event under a plan with one fixed it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +60,8 @@ class Admission:
     num_evaluations: int = 0
     epsilon: float = 0.0
     delta: float = 0.0
+    person: str | None = None  # data.person and data.max_per_person at the judgement: the limit of a person's records
+    max_per_person: int | None = None
 
 
 def unit_kind(site: Site) -> Unit:
@@ -65,11 +71,18 @@ def unit_kind(site: Site) -> Unit:
 
 def admit(plan: Plan, site: Site, committed: Committed) -> Admission:
     """Judge `plan`: approved (by first use, and the invited one), pending (the operator decides) or refused."""
-    horizon = plan.training.horizon
+    horizon, person, limit = plan.training.horizon, site.data.person, site.data.max_per_person
     try:
         event, evaluation, epsilon, delta = _judge(plan, site, committed)
     except RefusedError as refusal:
-        return Admission(decision="refused", code=refusal.code, reason=str(refusal), horizon=horizon)
+        return Admission(
+            decision="refused",
+            code=refusal.code,
+            reason=str(refusal),
+            horizon=horizon,
+            person=person,
+            max_per_person=limit,
+        )
     decision, code, reason = _who_decides(plan, site)
     return Admission(
         decision=decision,
@@ -81,6 +94,8 @@ def admit(plan: Plan, site: Site, committed: Committed) -> Admission:
         num_evaluations=0 if evaluation is None else plan.num_evaluations,
         epsilon=epsilon,
         delta=delta,
+        person=person,
+        max_per_person=limit,
     )
 
 
@@ -97,6 +112,8 @@ def recheck(plan: Plan, admission: Admission, site: Site, committed: Committed) 
     allow_plan(plan, site)
     allow_unit(event.unit, committed.unit)
     allow_unit(unit_kind(site), event.unit)
+    allow_person(site, admission.person, admission.max_per_person)
+    allow_person_column(admission.person, committed.person)
     allow_rate(event.sample_rate, site)
     if event.noise_multiplier < floor:
         what = f"Expected noise_multiplier >= policy.min_noise_multiplier = {floor:g}, got {event.noise_multiplier:g}."
@@ -115,7 +132,7 @@ def allow_budget(federation: str, site: Site, committed: Committed) -> None:
     if committed.federation_epsilon > membership.epsilon or committed.federation_delta > membership.delta:
         raise RefusedError(
             Code.REFUSED_BUDGET,
-            f"Plans of federation {federation} would reserve "
+            f"Plans of federation {federation} and charges would reserve "
             f"{_pair(committed.federation_epsilon, committed.federation_delta)}, its share is "
             f"{_pair(membership.epsilon, membership.delta)}.",
             mend=f"raise federation.{federation}.epsilon and federation.{federation}.delta within the budget.",
@@ -123,7 +140,7 @@ def allow_budget(federation: str, site: Site, committed: Committed) -> None:
     if committed.epsilon > budget.epsilon or committed.delta > budget.delta:
         raise RefusedError(
             Code.REFUSED_BUDGET,
-            f"Plans would reserve {_pair(committed.epsilon, committed.delta)}, the data set's budget is "
+            f"Plans and charges would reserve {_pair(committed.epsilon, committed.delta)}, the data set's budget is "
             f"{_pair(budget.epsilon, budget.delta)}.",
             mend="nothing can be given back; raise the budget only if the data set may spend more over its life.",
         )
@@ -131,6 +148,8 @@ def allow_budget(federation: str, site: Site, committed: Committed) -> None:
 
 def statement_for(admission: Admission, site: Site, plan: Plan) -> "Statement":
     """The site's privacy statement: the whole horizon of an admitted plan at the delta of its share.
+
+    The limit of a person's records is the approved one: a site file that says otherwise is refused (`recheck`).
 
     Raises: RefusedError where the plan was refused.
     """
@@ -148,7 +167,7 @@ def statement_for(admission: Admission, site: Site, plan: Plan) -> "Statement":
         evaluation=evaluation,
         num_evaluations=admission.num_evaluations,
         train_fraction=plan.training.train_fraction,
-        max_per_person=site.data.max_per_person,
+        max_per_person=admission.max_per_person,
     )
 
 
@@ -158,6 +177,7 @@ def _judge(plan: Plan, site: Site, committed: Committed) -> tuple[TrainEvent, Ev
 
     allow_plan(plan, site)
     allow_unit(unit_kind(site), committed.unit)
+    allow_person_column(site.data.person, committed.person)
     training, batch = plan.training, _expected_batch(plan, site)
     sample_rate = batch / (site.budget.declared_units * training.train_fraction)
     allow_rate(sample_rate, site)
@@ -236,7 +256,7 @@ def _share(name: str, site: Site, committed: Committed) -> tuple[float, float]:
     if epsilon < MIN_EPSILON or delta <= 0:
         raise RefusedError(
             Code.REFUSED_BUDGET,
-            "Too little is left for another plan. Approved plans reserve "
+            "Too little is left for another plan. Approved plans and charges reserve "
             f"{_pair(committed.federation_epsilon, committed.federation_delta)} of federation {name}'s share of "
             f"{_pair(membership.epsilon, membership.delta)}, and {_pair(committed.epsilon, committed.delta)} of the "
             f"data set's budget of {_pair(budget.epsilon, budget.delta)}.",

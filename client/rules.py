@@ -53,6 +53,44 @@ def allow_unit(kind: str, fixed: str | None) -> None:
         )
 
 
+def allow_person(site: Site, person: str | None, max_per_person: int | None) -> None:
+    """A plan goes on under the very limit of a person's records that it was approved with, or under none.
+
+    A larger limit lets in more of a person than the plan's statement says; a smaller one leaves the rounds so far as
+    they were, and is another data set too. So any difference is refused.
+    """
+    now, then = (site.data.person, site.data.max_per_person), (person, max_per_person)
+    if now == then:
+        return
+    what = (
+        f"The site file says {_limit(*now)}, the plan was approved with {_limit(*then)}: what it costs a person was "
+        "stated for that."
+    )
+    back = f"set data.person to {person!r} and data.max_per_person to {max_per_person} again"
+    if person is None:
+        back = "take data.person and data.max_per_person out again"
+    raise RefusedError(Code.REFUSED_POLICY, what, where="data.person", mend=f"{back}, or ask for a new plan.")
+
+
+def allow_person_column(column: str | None, fixed: str | None) -> None:
+    """One column of persons for a data set's whole life: `fixed` by the first event under a plan that has one.
+
+    A plan's cost for a person is a claim about that plan alone, by its own approved limit. For one kind of person such
+    costs add up plan by plan, whatever the limits: which records are kept of a person depends on this person's records
+    only, so each plan's claim holds on the whole data set, and basic composition needs no more. Hence another limit, or
+    a first one, may come with a new plan. A plan without a limit claims nothing for a person, and needs no column.
+    Costs of two kinds of person do not add up to anything, as guarantees of two kinds of unit do not: refused.
+    """
+    if column is not None and fixed is not None and column != fixed:
+        raise RefusedError(
+            Code.REFUSED_POLICY,
+            f"This data set's persons are told by {fixed!r}, not by {column!r}: the costs of two kinds of person do "
+            "not add.",
+            where="data.person",
+            mend=f"set data.person to {fixed!r} again, or ask for a new plan without a limit of a person's records.",
+        )
+
+
 def allow_rate(sample_rate: float, site: Site) -> None:
     """No larger part of the units in a step than the policy says; never capped silently."""
     limit = site.policy.max_sample_rate
@@ -105,8 +143,13 @@ def in_words(site: Site, federation: str) -> list[str]:
         f"Methods other than: {methods}.",
         f"Releasing other things than: {released}. Metrics outside this list are not computed; the plan goes on "
         "without them.",
-        "Counting by another kind of unit than this data set's first training did.",
+        "Counting by another kind of unit than this data set's first training did, telling persons by another column, "
+        "and going on with a plan under another limit of a person's records than it was approved with.",
     ]
+
+
+def _limit(person: str | None, max_per_person: int | None) -> str:
+    return "no limit of a person's records" if person is None else f"at most {max_per_person} records of a {person!r}"
 
 
 def _approval(site: Site) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from privet.client.gradients import LinearEngine, OpacusEngine, self_test
 from privet.client.trainer import TrainSpec, train
 from privet.common.adapter import AdapterSpec, Arrays, Floats
 from privet.common.config import Plan
-from privet.common.examples import TRAINING_ROWS, Batch, Examples, TokenExamples
+from privet.common.examples import INFERENCE_ROWS, TRAINING_ROWS, Batch, Examples, TokenExamples, dummies
 from privet.common.inference import frozen_features, record_logits
 from privet.common.initial import uniform
 from privet.common.methods import method_for
@@ -40,7 +40,8 @@ class RoundTrainer:
     """A plan's model, ready to train any number of rounds on any number of data sets.
 
     Building it also rehearses one full batch of every shape, on rows that belong to nobody: what the plan cannot do
-    on this machine fails here, before a record is read for it, and not where it would depend on records.
+    on this machine fails here, before a record is read for it, and not where it would depend on records. What fails
+    later all the same is one record's: it contributes nothing, and nobody hears of it.
     base: the folder of the checked base model.
     Raises: ModelError; PrivetError from the gradient self-test.
     """
@@ -51,10 +52,11 @@ class RoundTrainer:
         self.tokenizer = load_tokenizer(base)
         self.classifier: Classifier = build_classifier(plan, base)
         # Sets the truncation now: two threads that did so at once would disturb each other.
-        self._tokenise([""], np.zeros(1, np.int64), np.zeros(1, np.int64), 1)
+        self._pad = self._tokenise([""], np.zeros(1, np.int64), np.zeros(1, np.int64), 1).pad
         self.spec: AdapterSpec = self.classifier.spec
         self.frozen_features = self.method.frozen_features(self.spec)
         self._engines: dict[AdapterSpec, OpacusEngine | LinearEngine] = {}
+        self._rehearse_inference()
         self.engine(1)
 
     def prepare(self, data: LabelledTexts) -> Examples:
@@ -115,6 +117,9 @@ class RoundTrainer:
                 self.classifier.write({entry.name: uniform(entry, 1) for entry in self.spec.entries})
                 for batch in self._batches_of_nobody():
                     self_test(made, batch)
+                if isinstance(made, OpacusEngine):
+                    for inputs in self._inputs_of_nobody(TRAINING_ROWS):
+                        made.per_row(self._batch_of_nobody(inputs))
             finally:
                 self.classifier.write(kept)
             self._engines[trainable] = made
@@ -128,8 +133,33 @@ class RoundTrainer:
             yield self._batch_of_nobody((inputs,))
             return
         for length in reversed(self.plan.task.buckets):
-            ids = torch.arange(TRAINING_ROWS * length).reshape(TRAINING_ROWS, length) % self.classifier.vocabulary
-            yield self._batch_of_nobody((ids, torch.ones_like(ids)))
+            yield self._batch_of_nobody(self._without_padding(TRAINING_ROWS, length))
+
+    def _rehearse_inference(self) -> None:
+        """As frozen features and logits are computed."""
+        read = self.classifier.features if self.frozen_features else self.classifier
+        with torch.inference_mode():
+            for inputs in self._inputs_of_nobody(INFERENCE_ROWS):
+                read(*inputs)
+
+    def _inputs_of_nobody(self, num_rows: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Ids and mask of every length that may go wrong where others do not: of most positions, since some models
+        count no padding; of the last id; of dummies, which a batch has or not as records fall."""
+        for length in reversed(self.plan.task.buckets):
+            ids, mask = self._without_padding(num_rows, length)
+            yield ids, mask
+            yield torch.full_like(ids, self.classifier.vocabulary - 1), mask
+            blank, first = dummies(num_rows, length, self._pad)
+            yield torch.from_numpy(blank), torch.from_numpy(first)
+
+    def _without_padding(self, num_rows: int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Ids and mask [num_rows, length]: neither the tokenizer's padding nor the model's is among the ids."""
+        config: Any = self.classifier.encoder.config
+        every = torch.arange(self.classifier.vocabulary)
+        usable = every[(every != self._pad) & (every != (-1 if config.pad_token_id is None else config.pad_token_id))]
+        usable = usable if len(usable) else every
+        ids = usable[torch.arange(num_rows * length) % len(usable)].reshape(num_rows, length)
+        return ids, torch.ones_like(ids)
 
     def _batch_of_nobody(self, inputs: tuple[torch.Tensor, ...]) -> Batch:
         rows = np.arange(TRAINING_ROWS)

@@ -7,7 +7,7 @@ of the window alone, and the batches of a length all have the same number of row
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -22,7 +22,8 @@ UNKNOWN = -1  # label of a record that the plan has no label for: it contributes
 
 TRAINING_ROWS = 4  # few rows: a draw fills them evenly
 FEATURE_ROWS = 64
-_INFERENCE_ROWS = 8
+INFERENCE_ROWS = 8
+_LARGEST = 1e6  # magnitude of a feature; sound ones are thousands of times smaller
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,40 @@ class Batch:
     weights: Tensor  # float32 [rows], 0 or 1
     places: Integers
     rows: Integers
+    blank: tuple[Tensor, ...] | None = None  # of each input the row of a dummy; None where a failure is to be raised
+
+    def apart(self) -> Iterator["Batch"]:
+        """Each window in a batch of its own: same shape, same row, dummies elsewhere."""
+        assert self.blank is not None
+        for place, row in zip(self.places.tolist(), self.rows.tolist(), strict=True):
+            inputs = tuple(
+                dummy.expand_as(tensor).clone() for tensor, dummy in zip(self.inputs, self.blank, strict=True)
+            )
+            for tensor, own in zip(inputs, self.inputs, strict=True):
+                tensor[row] = own[row]
+            labels, weights = torch.zeros_like(self.labels), torch.zeros_like(self.weights)
+            labels[row], weights[row] = self.labels[row], self.weights[row]
+            yield Batch(inputs, labels, weights, np.array([place]), np.array([row]), self.blank)
+
+
+def fill(table: Tensor, batch: Batch, compute: Callable[[Batch], Tensor], failed: float) -> None:
+    """Set the rows of `table` [windows asked for, width] that the batch holds to those of compute(batch) [rows, width].
+
+    Where that raises, each window is computed in a batch of its own; one that raises even so gets a row of `failed`,
+    and the others get what they would have got, to the last bit. So no window can make another fail, nor the whole.
+    A batch without `blank` raises what `compute` does.
+    """
+    try:
+        table[torch.from_numpy(batch.places)] = compute(batch)[torch.from_numpy(batch.rows)].to(table.dtype)
+        return
+    except Exception:  # memory errors too
+        if batch.blank is None:
+            raise
+    for part in batch.apart():
+        try:
+            table[torch.from_numpy(part.places)] = compute(part)[torch.from_numpy(part.rows)].to(table.dtype)
+        except Exception:
+            table[torch.from_numpy(part.places)] = failed
 
 
 class Units:
@@ -105,7 +140,7 @@ class TokenExamples:
         pad: int,
         windows: Windows | None = None,
     ) -> None:
-        self.labels, self.units, self._pad = labels, units, pad
+        self.labels, self.units, self.pad = labels, units, pad
         self.windows = windows or Windows(np.ones(len(ids), np.int64))
         lengths = np.array([len(row) for row in ids], np.int64)
         self.bucket_of = np.searchsorted(np.asarray(buckets), lengths)  # the shortest that holds the window
@@ -132,33 +167,33 @@ class TokenExamples:
     def _batch(
         self, bucket: int, length: int, windows: Integers, places: Integers, rows: Integers, num_rows: int
     ) -> Batch:
-        ids = np.full((num_rows, length), self._pad, np.int64)
-        mask = np.zeros((num_rows, length), np.int64)
-        mask[:, 0] = 1  # a dummy row attends to one padding token
+        ids, mask = dummies(num_rows, length, self.pad)
+        blank = (torch.from_numpy(ids[0].copy()), torch.from_numpy(mask[0].copy()))
         stored = self._row[windows]
         ids[rows] = self._ids[bucket][stored]
         mask[rows] = np.arange(length) < self._lengths[bucket][stored, None]
         labels, weights = _placed(self.labels[self.windows.record[windows]], rows, num_rows)
-        return Batch((torch.from_numpy(ids), torch.from_numpy(mask)), labels, weights, places, rows)
+        return Batch((torch.from_numpy(ids), torch.from_numpy(mask)), labels, weights, places, rows, blank)
 
     def for_inference(self) -> Iterator[Batch]:
         """Every window once, in larger batches."""
-        return self.batches(np.arange(len(self.bucket_of)), _INFERENCE_ROWS)
+        return self.batches(np.arange(len(self.bucket_of)), INFERENCE_ROWS)
 
 
 class FeatureExamples:
     """Frozen features of every window, [W, d], computed once: what the method `head` trains on.
 
-    A record with a window that is not finite has no label, and that window's features are zero.
+    A record with a window that is not finite, or beyond ±10^6 anywhere, has no label, and that window's features are
+    zero.
     """
 
     def __init__(self, features: Tensor, labels: Integers, units: Units, windows: Windows | None = None) -> None:
         self.units = units
         self.windows = windows or Windows(np.ones(len(features), np.int64))
-        finite = torch.isfinite(features).all(dim=1, keepdim=True)
-        self.features = torch.where(finite, features, torch.zeros_like(features))
+        sound = (features.abs() <= _LARGEST).all(dim=1, keepdim=True)  # false for nan
+        self.features = torch.where(sound, features, torch.zeros_like(features))
         self.labels = labels.copy()
-        self.labels[self.windows.record[~finite.numpy()[:, 0]]] = UNKNOWN
+        self.labels[self.windows.record[~sound.numpy()[:, 0]]] = UNKNOWN
         self._key = np.array([_content_key(row) for row in self.features.numpy()], np.uint64)
 
     def batches(self, windows: Integers) -> Iterator[Batch]:
@@ -166,11 +201,18 @@ class FeatureExamples:
             inputs = torch.zeros(FEATURE_ROWS, self.features.shape[1])
             inputs[torch.from_numpy(rows)] = self.features[torch.from_numpy(windows[places])]
             labels, weights = _placed(self.labels[self.windows.record[windows[places]]], rows, FEATURE_ROWS)
-            yield Batch((inputs,), labels, weights, places, rows)
+            yield Batch((inputs,), labels, weights, places, rows, (torch.zeros(self.features.shape[1]),))
 
     def for_inference(self) -> Iterator[Batch]:
         """Every window once."""
         return self.batches(np.arange(len(self.features)))
+
+
+def dummies(num_rows: int, length: int, pad: int) -> tuple[Integers, Integers]:
+    """Ids and mask [num_rows, length] of rows that stand for nobody: each attends to one padding token."""
+    mask = np.zeros((num_rows, length), np.int64)
+    mask[:, 0] = 1
+    return np.full((num_rows, length), pad, np.int64), mask
 
 
 def _placed(labels: Integers, rows: Integers, num_rows: int) -> tuple[Tensor, Tensor]:

@@ -6,28 +6,29 @@ import torch
 from torch import Tensor
 
 from privet.common.adapter import Floats
-from privet.common.examples import Examples, FeatureExamples, TokenExamples
+from privet.common.examples import Examples, FeatureExamples, TokenExamples, fill
 from privet.common.model import Classifier
 
 __all__ = ["frozen_features", "record_logits"]
 
 
 def record_logits(classifier: Classifier, examples: Examples) -> Floats:
-    """Logits of every record, float32 [N, L]: the mean over its windows. They may hold values that are not finite."""
+    """Logits of every record, float32 [N, L]: the mean over its windows. They may hold values that are not finite:
+    nan for a record that cannot be computed."""
     layer = classifier.last_layer() if isinstance(examples, FeatureExamples) else classifier
     return examples.windows.mean(_outputs(layer, examples, len(classifier.plan.task.labels)))
 
 
 def frozen_features(classifier: Classifier, tokens: TokenExamples) -> FeatureExamples:
-    """What the last layer reads, for every window."""
+    """What the last layer reads, for every window. A record that cannot be computed has no label."""
     table = _outputs(classifier.features, tokens, classifier.last_layer().in_features)
     return FeatureExamples(table, tokens.labels, tokens.units, tokens.windows)
 
 
 def _outputs(layer: Callable[..., Tensor], examples: Examples, width: int) -> Tensor:
-    """float32 [W, width], a row for each window."""
+    """float32 [W, width], a row for each window; nan for one that cannot be computed."""
     table = torch.zeros(len(examples.windows.record), width)
     with torch.inference_mode():
         for batch in examples.for_inference():
-            table[torch.from_numpy(batch.places)] = layer(*batch.inputs)[torch.from_numpy(batch.rows)].float()
+            fill(table, batch, lambda given: layer(*given.inputs), torch.nan)
     return table

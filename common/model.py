@@ -19,6 +19,7 @@ from privet.common.base import base_digest, checked_base, resolve_base
 from privet.common.config import Plan
 from privet.common.errors import ModelError
 from privet.common.initial import initial_adapter
+from privet.common.tokenizer_rules import plain_tokenizer
 
 __all__ = ["Classifier", "base_digest", "build_classifier", "checked_base", "load_tokenizer", "resolve_base"]
 
@@ -177,17 +178,12 @@ def _refuse_code(folder: Path) -> None:
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """The base's fast tokenizer, from local files only.
+    """The base's fast tokenizer, from local files only, of plain parts alone.
 
     Raises: ModelError.
     """
-    from transformers import AutoTokenizer
-
     _refuse_code(folder)
-    try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False, use_fast=True)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"no usable tokenizer ({error}).", where=str(folder), mend="copy the model again.") from None
+    return plain_tokenizer(folder)
 
 
 def build_classifier(plan: Plan, folder: Path) -> Classifier:
@@ -201,7 +197,12 @@ def build_classifier(plan: Plan, folder: Path) -> Classifier:
     kind = model_type(folder)
     _refuse_code(folder)
     config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    longest = config.max_position_embeddings - (2 if kind == "roberta" else 0)
+    longest = config.max_position_embeddings
+    if kind == "roberta":  # its positions are counted from pad_token_id + 1
+        pad = config.pad_token_id
+        if not isinstance(pad, int) or pad < 0:
+            raise ModelError("it has no padding token.", where=str(folder), mend="give it one in config.json.")
+        longest -= pad + 1
     if plan.task.max_length > longest:
         raise ModelError(
             f"max_length {plan.task.max_length} exceeds the base's {longest} positions.",

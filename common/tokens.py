@@ -1,6 +1,6 @@
 """Texts to windows of token ids, by a tokenizer that came with the base that a server named."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 from privet.common.examples import UNKNOWN, Integers, TokenExamples, Units, Windows
 
 _TEXTS_AT_ONCE = 2048
+_CHARACTERS_AT_ONCE = 2**21  # the tokenizer needs some hundred bytes for each
+_CHARACTERS_PER_TOKEN = 64  # ordinary text has 2 to 6
+_LEAST_CHARACTERS = 4096
 
 
 def tokenise(
@@ -24,7 +27,7 @@ def tokenise(
     stride: int = 0,
 ) -> TokenExamples:
     """Tokenise once. A text over the last bucket's length is read in its first `windows` windows of that length, which
-    share `stride` tokens; what lies beyond them is cut off.
+    share `stride` tokens; what lies beyond them is cut off, `character_limit` first of all.
 
     The tokenizer is not to be trusted: a record that it fails on, or for which it gives ids outside the `vocabulary`,
     becomes one padding token with no label. No record can raise.
@@ -36,8 +39,9 @@ def tokenise(
     ids: list[NDArray[np.int32]] = []
     usable = np.ones(len(texts), bool)
     counts = np.ones(len(texts), np.int64)
-    for start in range(0, len(texts), _TEXTS_AT_ONCE):
-        part = list(texts[start : start + _TEXTS_AT_ONCE])
+    limit = character_limit(longest, windows)
+    for start, end in _parts([min(len(text), limit) for text in texts]):
+        part = list(texts[start:end])
         for record, rows in enumerate(_encode(tokenizer, part, longest, windows, stride), start):
             usable[record] = bool(rows) and all(_sound(row, longest, vocabulary) for row in rows)
             if usable[record]:
@@ -49,15 +53,26 @@ def tokenise(
     return TokenExamples(ids, labels, Units(units, num_units), buckets, pad, Windows(counts))
 
 
+def character_limit(longest: int, windows: int) -> int:
+    """Characters of a text that are read: 64 for every token that `windows` windows of `longest` tokens could keep, at
+    least 4,096. A tokenizer's memory and time are thereby bounded by the plan, not by the longest record.
+
+    No window changes where a token stands for at most 64 characters on average: in any text but one of, say, pages of
+    spaces.
+    """
+    return max(_LEAST_CHARACTERS, _CHARACTERS_PER_TOKEN * longest * windows)
+
+
 def split(tokenizer: Any, texts: list[str], longest: int, windows: int, stride: int) -> list[list[list[int]]]:
-    """Token ids of the first windows of each text, special tokens in each.
+    """Token ids of the first windows of each text's first `character_limit` characters, special tokens in each.
 
     Raises: whatever the tokenizer does; ValueError, IndexError or TypeError where its answer does not fit the texts.
     """
     settings: dict[str, Any] = {"truncation": True, "max_length": longest, "return_attention_mask": False}
     if windows > 1:
         settings |= {"stride": stride, "return_overflowing_tokens": True}
-    encoded = tokenizer(texts, **settings)
+    limit = character_limit(longest, windows)
+    encoded = tokenizer([text[:limit] for text in texts], **settings)
     rows = encoded["input_ids"]
     owners = encoded["overflow_to_sample_mapping"] if windows > 1 else range(len(texts))
     found: list[list[list[int]]] = [[] for _ in texts]
@@ -69,6 +84,18 @@ def split(tokenizer: Any, texts: list[str], longest: int, windows: int, stride: 
     if not all(found):
         raise ValueError("Expected a window of every text.")
     return found
+
+
+def _parts(lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """From and to of each run of texts that are tokenised together; a run is a single text or within both limits."""
+    start = total = 0
+    for at, length in enumerate(lengths):
+        if at > start and (at - start == _TEXTS_AT_ONCE or total + length > _CHARACTERS_AT_ONCE):
+            yield start, at
+            start, total = at, 0
+        total += length
+    if lengths:
+        yield start, len(lengths)
 
 
 def _encode(tokenizer: Any, texts: list[str], longest: int, windows: int, stride: int) -> list[list[NDArray[np.int64]]]:

@@ -29,7 +29,7 @@ NOT_COVERED = (
 )
 
 _ADJACENCY = {
-    "epsilon": "add or remove one unit, all its records at all times",
+    "epsilon": "add or remove one unit, all its records at all times; in record mode one record of those kept",
     "epsilon_replace": "replace one unit: any change within it; in record mode one record exchanged for another",
     "epsilon_person": "in record mode, add or remove a person with at most max_per_person records; null is no claim",
 }

@@ -157,6 +157,8 @@ class View:
         words = [self.sites_words]
         if evaluation["missing"]:
             words.append("no metrics from: " + ", ".join(evaluation["missing"]))
+        if evaluation.get("left_out"):
+            words.append("too noisy to help, left out: " + ", ".join(evaluation["left_out"]))
         return words + [f"no metrics from {name}: {in_words(code)}" for name, code in evaluation["failed"].items()]
 
     def _on_stopped_early(self, event: dict[str, Any]) -> str:

@@ -19,6 +19,7 @@ Event = dict[str, object]
 Listener = Callable[[Event], None]
 
 _ASK_AGAIN = 20.0  # seconds until a site that could not say yes is asked again
+_MAX_DOUBLINGS = 12  # of that time, for a site whose statements had to be checked again: about a day
 _OFFER_TIMEOUT = 90.0  # seconds; a site builds its model before it answers
 _FINAL = {Code.REFUSED_POLICY, Code.BASE_MISMATCH, Code.ADAPTER_MISMATCH, Code.BAD_REQUEST}
 
@@ -64,6 +65,8 @@ class Roster:
         self._heads = Heads() if heads is None else heads
         self._offer = OfferBody(plan=plan.canonical(), plan_digest=plan.digest, adapter_digest=digest(initial))
         self._offers: dict[str, _Offer] = {}  # on their way, by message id
+        self._believed: dict[str, Statement] = {}  # the last of each site that was checked and accepted
+        self._doubts: dict[str, int] = {}  # checks of each site beyond the one that it needs
         self.verdicts: dict[str, Verdict] = {}
         self.silent: set[str] = set()  # were asked and never answered
 
@@ -99,8 +102,12 @@ class Roster:
         self._collect(grid)
 
     def heard(self, name: str, reply: Reply | None) -> None:
-        """Keep the ledger's head that came with a site's reply, whatever its code."""
-        if reply is not None:
+        """Keep the ledger's head that came with a site's reply.
+
+        Only with the code ok: such a site has seen the head kept here before. The head of one that was put back to an
+        older copy, and refuses, must not take its place.
+        """
+        if reply is not None and reply.code is Code.OK:
             self._heads.note(name, reply.body.head)
 
     def withdraw(self, name: str, code: Code) -> None:
@@ -119,8 +126,13 @@ class Roster:
         return verdict.session == self._session_of(node)
 
     def _due(self, node: int, now: float) -> bool:
-        verdict = self.verdicts.get(self.name_of(node))
-        if verdict is None or verdict.session != self._session_of(node):
+        name = self.name_of(node)
+        verdict, doubts = self.verdicts.get(name), self._doubts.get(name, 0)
+        if verdict is None:
+            return True
+        if doubts and now - verdict.asked <= _ASK_AGAIN * 2.0 ** min(doubts, _MAX_DOUBLINGS):
+            return False  # nor if it was started anew: that costs it nothing
+        if verdict.session != self._session_of(node):
             return True
         return verdict.code not in _FINAL | {Code.OK} and now - verdict.asked > _ASK_AGAIN
 
@@ -136,17 +148,28 @@ class Roster:
             self.heard(offer.name, reply)
             code = Code.UNAVAILABLE if reply is None else reply.code
             statement = None if reply is None else reply.body.statement
-            if code is Code.OK and (statement is None or not self._believes(offer.name, statement)):
-                code, statement = Code.UNAVAILABLE, None
+            if code is Code.OK and statement is None:
+                code = Code.UNAVAILABLE
+            elif code is Code.OK and statement is not None and not self._believes(offer.name, statement):
+                code, statement = Code.BAD_REQUEST, None  # final: what it states will not change by asking
             self._settle(offer, code, statement)
 
     def _believes(self, name: str, statement: Statement) -> bool:
-        """Whether the statement fits the plan and claims no more than its own mechanism gives; if not, it is told."""
-        fault = consistent(statement, self._plan) if statement.guarantee else None
-        if fault is not None:
-            text = f"{name}: its privacy statement is not accepted: {fault}."
-            self._on_event({"event": "warning", "text": text})
-        return fault is None
+        """Whether the statement fits the plan and claims no more than its own mechanism gives; if not, it is told.
+
+        A check may take a second or two of the run's own thread. A site that states one thing and keeps to it is
+        checked once; after any other check it is not asked for a while, which doubles: see `_due`.
+        """
+        if not statement.guarantee or self._believed.get(name) == statement:
+            return True
+        fault = consistent(statement, self._plan)
+        if name in self._believed or fault is not None:
+            self._doubts[name] = self._doubts.get(name, 0) + 1
+        if fault is None:
+            self._believed[name] = statement
+            return True
+        self._on_event({"event": "warning", "text": f"{name}: its privacy statement is not accepted: {fault}."})
+        return False
 
     def _settle(self, offer: _Offer, code: Code, statement: Statement | None) -> None:
         name = offer.name

@@ -41,7 +41,7 @@ def statement_table(statement: "Statement") -> list[tuple[str, str]]:
     rows = [
         ("guarantee", "yes" if s.guarantee else f"none: {s.reason}"),
         ("protected", "a single record" if noun == "record" else "a unit with all its records"),
-        (f"epsilon, {'one record' if noun == 'record' else 'whole unit'} (add or remove)", _loss(s.epsilon)),
+        (f"epsilon, {_one(statement)} (add or remove)", _loss(s.epsilon)),
         (
             "epsilon, a record exchanged for another (replace)"
             if noun == "record"
@@ -90,9 +90,15 @@ def statement_table(statement: "Statement") -> list[tuple[str, str]]:
     return rows
 
 
+def _one(statement: "Statement") -> str:
+    if statement.unit != "record":
+        return "whole unit"
+    return "one record" if statement.max_per_person is None else "one record of those kept"
+
+
 def _protection(statement: "Statement", epsilon: float, within: float) -> list[str]:
     record, noun, delta = statement.unit == "record", statement.unit, _up_short(statement.delta)
-    whole = "one record" if record else "one unit (for example one person) with all its records"
+    whole = _one(statement) if record else "one unit (for example one person) with all its records"
     lines = [
         f"{'Whether' if statement.guarantee else 'As if computed for a real site: whether'} {whole} was used or "
         f"not changes the chance of any outcome by at most a factor of e^epsilon, with epsilon = {_up(epsilon)}, but"

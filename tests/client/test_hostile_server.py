@@ -97,7 +97,7 @@ def hostile_plans(draw: st.DrawFn, honest: dict[str, Any]) -> dict[str, Any]:
         if action == "remove":
             del table[key]
         else:
-            table[key if action == "set" else draw(st.text(max_size=8))] = draw(HOSTILE)
+            table[key if action == "set" else draw(st.text(max_size=8))] = copy.deepcopy(draw(HOSTILE))
         if not raw:
             break
     return raw

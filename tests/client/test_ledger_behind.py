@@ -15,6 +15,7 @@ from privet.client.head import Head, read_head, seal, unseal
 from privet.client.ledger import Ledger, LedgerError, New
 from privet.common.config import Plan, Site
 from privet.common.errors import Code, RefusedError
+from tests.client.approval_cases import several
 from tests.client.ledger_cases import DATA_ID, make_admission, make_plan, make_site
 
 BODY = hashlib.sha256(b"request").hexdigest()
@@ -112,7 +113,7 @@ def test_an_older_copy_of_the_ledger_alone_is_found(path: Path) -> None:
         assert ledger.behind() == []
         assert ledger.charge_all() is None
         assert 2.5 <= ledger.committed("wards").epsilon == pytest.approx(2.5)
-        assert ledger.committed("wards").federation_epsilon == 1.0
+        assert 2.5 <= ledger.committed("wards").federation_epsilon == pytest.approx(2.5)
         summary = ledger.summary(SITE)
         assert (summary.num_events, summary.num_lost) == (4, 3)
         assert summary.charged_epsilon == pytest.approx(1.5)
@@ -126,6 +127,26 @@ def test_an_older_copy_of_the_ledger_alone_is_found(path: Path) -> None:
     with Ledger.open(path, agent=True) as ledger:
         assert ledger.behind() == []
         assert ledger.committed("wards").epsilon == pytest.approx(3.5)
+
+
+def test_a_charge_counts_against_every_federation(path: Path) -> None:
+    """Who spent what was lost is not known: nobody's share may hold more than what is left if it was theirs."""
+    _, backup = started(path)
+    with Ledger.open(path, agent=True) as ledger:
+        approve(ledger, 1, 1.5)
+    restore(path, backup, head=False)
+    site = several({"wards": (3.0, 5e-6), "branches": (3.0, 5e-6)})
+    with Ledger.open(path, agent=True) as ledger:
+        assert ledger.charge_all() is not None
+        for number, (name, own) in enumerate((("wards", 1.0), ("branches", 0.0))):
+            committed = ledger.committed(name)
+            assert own + 1.5 <= committed.federation_epsilon == pytest.approx(own + 1.5)
+            assert own * 1e-6 + 1e-6 <= committed.federation_delta == pytest.approx(own * 1e-6 + 1e-6)
+            large, fits = make_plan(10 + number, name=name), make_plan(20 + number, name=name)
+            with pytest.raises(RefusedError, match="and charges") as caught:
+                ledger.record_plan(large, make_admission(large, epsilon=1.6 - own, delta=1e-6), site)
+            assert caught.value.code is Code.REFUSED_BUDGET
+            ledger.record_plan(fits, make_admission(fits, epsilon=1.4 - own, delta=1e-6), site)
 
 
 def test_an_older_copy_of_both_is_found_by_what_a_server_kept(path: Path) -> None:
@@ -276,15 +297,6 @@ def test_a_missing_or_damaged_head_file(path: Path, damage: bytes | None) -> Non
         assert (charge.epsilon, charge.num_lost) == (0.0, 3)
         assert read_head(path) == ledger.head()
         run(ledger, approve(ledger, 1), 1)
-
-
-def test_a_new_ledger_needs_no_head_file(path: Path) -> None:
-    with Ledger.open(path):
-        pass
-    path.with_suffix(".head").unlink()
-    with Ledger.open(path, agent=True) as ledger:
-        assert ledger.behind() == []
-        assert read_head(path) == ledger.head()
 
 
 _DIE_BEFORE_THE_HEAD = """

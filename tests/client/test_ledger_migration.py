@@ -1,7 +1,9 @@
 """A ledger of schema 1 goes on: everything it held stays, and stands in a chain."""
 
 import hashlib
+import shutil
 import sqlite3
+from contextlib import closing
 from dataclasses import fields
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from privet.client.head import read_head
 from privet.client.ledger import Ledger, New, Stored
 from privet.common.errors import Code, RefusedError
 from privet.common.privacy.events import TrainEvent
+from tests.client.killed import killed
 from tests.client.ledger_cases import DATA_ID, make_admission, make_plan, make_site
 
 BODY = hashlib.sha256(b"request").hexdigest()
@@ -133,13 +136,92 @@ def test_a_migration_that_breaks_off_changes_nothing(path: Path, monkeypatch: py
         assert len(ledger.events()) == 2
 
 
-def test_killed_before_its_first_head(path: Path) -> None:
-    with Ledger.open(path):
-        pass
-    path.with_suffix(".head").unlink()
+@pytest.mark.parametrize("moment", ["before the head", "after the head", "after the commit"])
+def test_killed_while_it_is_brought_up(path: Path, moment: str) -> None:
+    """The head file is there before the chain is, and the chain is made again the same."""
+    killed(path, moment)
+    first = read_head(path)
+    assert (first is None) == (moment == "before the head")
     with Ledger.open(path, agent=True) as ledger:
         assert ledger.behind() == []
+        assert first in (None, ledger.head())
         assert read_head(path) == ledger.head()
+        assert ledger.verify()
+        assert isinstance(ledger.reserve(PLAN.digest, 3, "train", BODY), New)
+
+
+@pytest.mark.parametrize("moment", ["after the commit", None])
+def test_brought_up_and_put_back_without_its_head_file(path: Path, moment: str | None) -> None:
+    if moment is None:
+        Ledger.open(path).close()
+    else:
+        killed(path, moment)
+    with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(path.with_suffix(".backup"))) as copy:
+        source.backup(copy)
+    with Ledger.open(path, agent=True) as ledger:
+        assert isinstance(ledger.reserve(PLAN.digest, 3, "train", BODY), New)
+    for old in (*path.parent.glob("*.sqlite*"), path.with_suffix(".head")):
+        old.unlink()
+    path.with_suffix(".backup").rename(path)
+    with Ledger.open(path, agent=True) as ledger:
+        assert [evidence.source for evidence in ledger.behind()] == ["missing"]
+        with pytest.raises(RefusedError) as caught:
+            ledger.reserve(PLAN.digest, 3, "train", BODY)
+        assert caught.value.code is Code.LEDGER_BEHIND
+
+
+def test_a_chain_is_a_function_of_what_schema_1_held(path: Path, tmp_path: Path) -> None:
+    again, more = (tmp_path / name / path.name for name in ("again", "more"))
+    for copy in (again, more):
+        copy.parent.mkdir()
+        shutil.copy(path, copy)
+    with closing(sqlite3.connect(more)) as db:
+        db.execute("UPDATE events SET reserved_at = '2030-01-07' WHERE id = 2")
+        db.commit()
+    heads = []
+    for one in (path, again, more):
+        with Ledger.open(one, agent=True) as ledger:
+            heads.append(ledger.head())
+    assert heads[0] == heads[1]
+    assert not set(heads[0].marks) & set(heads[2].marks)
+
+
+# From schema 2: no limit of a person's records was kept
+
+
+def as_schema_2(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("ALTER TABLE plans DROP COLUMN max_per_person")
+        db.execute("ALTER TABLE plans DROP COLUMN person")
+        db.execute("PRAGMA user_version = 2")
+        db.commit()
+
+
+@pytest.mark.parametrize("moment", ["before the head", "after the commit", None])
+def test_schema_2_goes_on(tmp_path: Path, moment: str | None) -> None:
+    path = tmp_path / "two" / f"{DATA_ID}.sqlite"
+    with Ledger.open(path, agent=True) as ledger:
+        ledger.record_plan(PLAN, make_admission(PLAN), make_site())
+        ledger.reserve(PLAN.digest, 1, "train", BODY)
+    as_schema_2(path)
+    if moment is not None:
+        killed(path, moment)
+    with Ledger.open(path, agent=True) as ledger:
+        assert ledger.behind() == []
+        assert ledger.verify()
+        row = ledger.plan(PLAN.digest)
+        assert row is not None
+        assert (row.admission.person, row.admission.max_per_person) == (None, None)
+        assert isinstance(ledger.reserve(PLAN.digest, 2, "train", BODY), New)
+
+
+def test_schema_2_without_its_head_file_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "two" / f"{DATA_ID}.sqlite"
+    Ledger.open(path).close()
+    as_schema_2(path)
+    path.with_suffix(".head").unlink()
+    with Ledger.open(path, agent=True) as ledger:
+        assert [evidence.source for evidence in ledger.behind()] == ["missing"]
 
 
 def test_an_old_copy_of_schema_1_is_found(path: Path) -> None:

@@ -109,17 +109,20 @@ class Restored(RuleBasedStateMachine):
         self.copies.append((folder, self.lineage, dict(self.approved)))
         self.ledger = Ledger.open(self.path, agent=True)
 
-    @rule(which=st.integers(0, 2), with_head=st.sampled_from([True, True, False]))
-    def restore(self, which: int, with_head: bool) -> None:
+    @rule(which=st.integers(0, 2), head=st.sampled_from(["copied", "copied", "kept", "removed"]))
+    def restore(self, which: int, head: str) -> None:
         before = self.lineage
         self.ledger.close()
         folder, self.lineage, approved = self.copies[which % len(self.copies)]
         self.approved = dict(approved)
-        for suffix in (".sqlite", ".head") if with_head else (".sqlite",):
+        for suffix in (".sqlite", ".head") if head == "copied" else (".sqlite",):
             shutil.copy(folder / self.path.with_suffix(suffix).name, self.path.with_suffix(suffix))
+        if head == "removed":
+            self.path.with_suffix(".head").unlink()
         self.ledger = Ledger.open(self.path, agent=True)
-        if not with_head:  # the head file, or what it and the servers say together, tells all that was known
+        if head == "kept":  # the head file, or what it and the servers say together, tells all that was known
             self.lineage |= before
+        assert head != "removed" or self.ledger.behind()
 
     def meets(self, number: int) -> bool:
         """A server connects: it shows the head it has; the reply carries the ledger's own. Whether it may go on."""

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from privet.client.policy import Admission, Committed, admit, allow_budget, recheck, statement_for
 from privet.client.rules import allow_release, in_words
-from privet.common.config import Plan, Site
+from privet.common.config import Plan
 from privet.common.errors import Code, InputError, RefusedError
 from privet.common.privacy import calibration
 from privet.common.privacy.accountant import epsilon as composed_epsilon
@@ -514,9 +514,8 @@ def test_the_statement_is_told_of_evaluations_and_people(monkeypatch: pytest.Mon
     plan = evaluating_plan("per_class", train_fraction=0.8)
     evaluation = EvaluateEvent(noise_multiplier=2.0, release="per_class", unit="record")
     admission = make_admission(plan, evaluation=evaluation, num_evaluations=3, unit="record")
-    raw = make_site(unit="record", member=ALL).model_dump()
-    raw["data"] |= {"person": "patient", "max_per_person": 5}
-    statement_for(admission, Site.model_validate(raw), plan)
+    site = make_site(unit="record", member=ALL)  # says nothing of persons: the approval does
+    statement_for(replace(admission, person="patient", max_per_person=5), site, plan)
     statement_for(replace(admission, evaluation=None, num_evaluations=0), make_site(), plan)
     assert [arguments for arguments, _ in told] == [(admission.event, 4, 5e-6)] * 2
     assert told[0][1] == {

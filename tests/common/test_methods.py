@@ -234,8 +234,40 @@ def test_uniform_and_declared() -> None:
     two, six = (Stated(9.0, 1.0, 10.0, declared_weight=weight) for weight in (2.0, 6.0))
     assert aggregation_weights("uniform", [plain, two, six, six]) == [0.25] * 4
     assert aggregation_weights("declared", [two, six]) == [0.25, 0.75]
-    assert aggregation_weights("declared", [two, plain, six]) == pytest.approx([2 / 12, 4 / 12, 6 / 12])  # the median
+    assert aggregation_weights("declared", [two, plain, six]) == pytest.approx([0.2, 0.2, 0.6])  # the lower median
     assert aggregation_weights("declared", [plain, plain]) == [0.5, 0.5]
+
+
+@given(
+    st.lists(st.none() | st.floats(1.0, 2.0), min_size=1, max_size=8),
+    st.floats(1e-9, 1e9),
+    st.floats(1e-9, 1e9),
+    st.randoms(),
+)
+def test_a_site_that_declares_too_much_gains_at_most_the_cap(
+    others: list[float | None], scale: float, lie: float, random: Any
+) -> None:
+    """Nor do those that declared nothing gain by it: no other site has more than twice another's share."""
+    declared = [None if value is None else value * scale for value in others]
+    sites = [Stated(1.0, 1.0, 64.0, weight) for weight in [*declared, 1e9 * scale * lie]]
+    order = list(range(len(sites)))
+    random.shuffle(order)
+    found = dict(zip(order, aggregation_weights("declared", [sites[index] for index in order]), strict=True))
+    liar, honest = found.pop(len(others)), list(found.values())
+    assert liar <= 4 * max(honest) * (1 + 1e-9)
+    assert liar <= 4 / (4 + len(others) / 2) * (1 + 1e-9)  # of honest ones that differ by a factor of two at most
+    if 1e9 * lie >= 1:  # a lie upwards
+        stating = [weight for weight in others if weight is not None]
+        if stating:
+            assert max(honest) <= 2 * min(honest) * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("num_honest", [1, 2, 3, 9])
+def test_a_huge_declaration_takes_no_run_over(num_honest: int) -> None:
+    sites = [Stated(1.0, 1.0, 64.0, 1e9)] + [Stated(1.0, 1.0, 64.0, 100.0)] * num_honest
+    liar, *honest = aggregation_weights("declared", sites)
+    assert liar == pytest.approx(4 / (4 + num_honest))
+    assert honest == pytest.approx([1 / (4 + num_honest)] * num_honest)
 
 
 near = st.builds(  # precisions within a factor of 2.4: no cap holds

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from privet.common.examples import UNKNOWN, TokenExamples
 from privet.common.model import load_tokenizer
-from privet.common.tokens import tokenise
+from privet.common.tokens import character_limit, tokenise
 from tests.tiny_models import WORDS, tiny_base
 
 
@@ -180,3 +180,65 @@ def test_no_text_raises(tokenizer: Any, text: str, windows: int, stride: int) ->
     examples = _windowed([text, "a rash"], tokenizer, windows, stride)
     assert 1 <= examples.windows.counts[0] <= windows
     assert _contents(examples)[1] == _contents(_windowed(["a rash"], tokenizer, windows, stride))[0]
+
+
+# A record's characters
+
+
+class Recording:
+    """Notes how much it is given at once."""
+
+    pad_token_id = 0
+
+    def __init__(self) -> None:
+        self.calls: list[list[int]] = []
+
+    def __call__(self, texts: list[str], **_: Any) -> dict[str, Any]:
+        self.calls.append([len(text) for text in texts])
+        return {"input_ids": [[1]] * len(texts), "overflow_to_sample_mapping": list(range(len(texts)))}
+
+
+@pytest.mark.parametrize(("windows", "limit"), [(1, 4096), (4, 4096), (16, 64 * 16 * 16)])
+def test_a_text_is_read_up_to_a_limit_that_the_plan_sets(windows: int, limit: int) -> None:
+    tokenizer = Recording()
+    texts = ["x" * length for length in (1, limit, limit + 1, 3_000_000)]
+    _windowed(texts, tokenizer, windows)
+    assert tokenizer.calls == [[1, limit, limit, limit]]
+
+
+def test_long_texts_are_tokenised_few_at_a_time() -> None:
+    tokenizer = Recording()
+    texts = ["x" * 16_384, "y"] * 700 + ["z"] * 5000
+    assert _windowed(texts, tokenizer, 16).labels.tolist() == [0] * len(texts)
+    assert sum(map(len, tokenizer.calls)) == len(texts)
+    assert max(map(sum, tokenizer.calls)) <= 2**21
+    assert max(map(len, tokenizer.calls)) <= 2048
+    assert len(tokenizer.calls) < 20
+
+
+@pytest.mark.parametrize(("windows", "stride"), [(1, 0), (3, 5), (16, 7)])
+def test_the_limit_leaves_the_windows_of_ordinary_text_as_they_are(
+    tokenizer: Any, windows: int, stride: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    random = np.random.default_rng(3)
+    texts = [
+        " ".join(random.choice(WORDS, 6000)),
+        "word\n\n  " * 6000,
+        "transfer, " * 5000,
+        "a" * 90 + " fever " * 9000,
+    ]
+    limit = character_limit(16, windows)
+    assert all(len(text) > limit for text in texts)
+    found = _contents(_windowed(texts, tokenizer, windows, stride))
+    assert [len(rows) for rows in found] == [windows] * len(texts)
+    assert found == [_contents(_windowed([text[:limit]], tokenizer, windows, stride))[0] for text in texts]
+    monkeypatch.setattr("privet.common.tokens.character_limit", lambda *_: 10**9)
+    assert _contents(_windowed(texts, tokenizer, windows, stride)) == found
+
+
+def test_the_limit_is_of_plan_and_record_alone(tokenizer: Any) -> None:
+    """A text that says nothing within the limit reads as such, whoever is beside it."""
+    late = " " * character_limit(16, 2) + "fever"
+    alone = _contents(_windowed([late], tokenizer, 2))
+    assert alone == _contents(_windowed([""], tokenizer, 2))
+    assert _contents(_windowed(["a rash", late, "x" * 10_000], tokenizer, 2))[1] == alone[0]

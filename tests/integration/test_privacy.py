@@ -99,7 +99,7 @@ def test_an_operator_verifies_and_shows_all_that_left(two: tuple[Deployment, Dep
 
 def test_a_ledger_put_back_to_an_older_copy_trains_nothing_before_it_is_charged(tmp_path: Path) -> None:
     """Ledger and head file restored together: only the server knows better, and says so at the next offer."""
-    slow = {"local_steps = 5": "local_steps = 100", "rounds = 40": "rounds = 60", "timeout = 600.0": "timeout = 12.0"}
+    slow = {"local_steps = 5": "local_steps = 30", "rounds = 40": "rounds = 60", "timeout = 600.0": "timeout = 12.0"}
     slow["spare_rounds = 0"] = "spare_rounds = 40"
     deployment = Deployment(tmp_path / "d", ("clinic", "ward", "lab"), slow)
     ledgers = Path(deployment.environment["XDG_STATE_HOME"]) / "privet" / "ledgers"
@@ -126,6 +126,7 @@ def test_a_ledger_put_back_to_an_older_copy_trains_nothing_before_it_is_charged(
             path.write_bytes(content)
 
         clinic = deployment.client("clinic")
+        clinic.until(lambda event: event["event"] == "refused" and "of this ledger's chain" in event["text"])
         assert clinic.wait() == 3
         assert "--charge-all" in clinic.words
         server.until(lambda event: event["event"] == "offer" and event["code"] == str(Code.LEDGER_BEHIND))

@@ -17,7 +17,12 @@ class Mutant:
 TRAINER = ("tests/client/test_trainer.py", "tests/client/test_trainer_units.py", "tests/client/test_trainer_noise.py")
 MATES = ("tests/client/test_trainer_mates.py", "tests/client/test_trainer_isolation.py")
 NOISE = ("tests/common/privacy/test_noise.py",)
-AGENT = ("tests/client/test_agent.py", "tests/client/test_hostile_server.py")
+AGENT = (
+    "tests/client/test_agent.py",
+    "tests/client/test_agent_metrics.py",
+    "tests/client/test_agent_head.py",
+    "tests/client/test_hostile_server.py",
+)
 LEDGER = ("tests/client/test_ledger.py", "tests/client/test_ledger_states.py")
 BEHIND = ("tests/client/test_ledger_behind.py", "tests/client/test_ledger_restored.py")
 CHAIN = ("tests/client/test_ledger_chain.py",)

@@ -1,19 +1,22 @@
 """The sites' metrics: who is asked and when, which replies count, and that no reply ends a run."""
 
 import json
+import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 from flwr.app import Error, Message, MetricRecord, RecordDict
+from hypothesis import given
+from hypothesis import strategies as st
 
 from privet.common.adapter import digest
 from privet.common.errors import Code
 from privet.common.messages import COUNTS, EvaluateBody, Request, TrainBody
 from privet.common.privacy.statement import Statement
 from privet.common.tasks.classification import noised_metrics
-from privet.server.metrics import evaluation_number
+from privet.server.metrics import Stated, evaluation_number, pool, stated
 from tests.server.scripted import (
     Site,
     claimless,
@@ -137,7 +140,7 @@ def test_where_nobody_releases_metrics_the_run_goes_on(monkeypatch: pytest.Monke
     the_plan = evaluated(evaluation={"metric": "sites", "keep": "best", "patience": 1})
     ran = scene(monkeypatch, sites, the_plan).run()
     assert [row["sites"] for row in ran.rounds()] == [None] * 5
-    assert ran.rounds()[1]["evaluation"] == {"number": 1, "answered": [], "missing": [], "failed": {}}
+    assert ran.rounds()[1]["evaluation"] == {"number": 1, "answered": [], "missing": [], "failed": {}, "left_out": []}
     assert ran.strategy.completed == 5
     assert ran.grid.timeouts == [600.0] * 5 + [15.0]  # nobody is waited for
 
@@ -161,7 +164,13 @@ def test_cells_are_summed_over_sites_and_variances_too(monkeypatch: pytest.Monke
     expected = noised_metrics("accuracy", np.array([110.5, 29.0]), 25.0, ("p", "q", "r")).to_json()
     row = ran.rounds()[1]
     assert row["sites"] == expected
-    assert row["evaluation"] == {"number": 1, "answered": ["north", "south"], "missing": [], "failed": {}}
+    assert row["evaluation"] == {
+        "number": 1,
+        "answered": ["north", "south"],
+        "missing": [],
+        "failed": {},
+        "left_out": [],
+    }
     assert row["bytes_up"] - ran.rounds()[0]["bytes_up"] == 2 * 2 * 4
     assert row["bytes_down"] == 2 * ran.rounds()[0]["bytes_down"]
     assert row["public"] is None
@@ -242,7 +251,7 @@ def test_nobody_answers_for_another(monkeypatch: pytest.MonkeyPatch, node: int) 
 
     sites = [_site("north", evaluate=forged), _site("south")]
     row = scene(monkeypatch, sites, evaluated()).run().rounds()[1]
-    assert row["evaluation"] == {"number": 1, "answered": ["south"], "missing": ["north"], "failed": {}}
+    assert row["evaluation"] == {"number": 1, "answered": ["south"], "missing": ["north"], "failed": {}, "left_out": []}
     assert row["sites"]["accuracy"] == pytest.approx(0.8)
 
 
@@ -265,3 +274,120 @@ def test_a_hostile_statement_of_noise_ends_nothing(monkeypatch: pytest.MonkeyPat
     ran = scene(monkeypatch, sites, evaluated(evaluation={"metric": "sites", "keep": "best", "patience": 1})).run()
     json.dumps(ran.events, allow_nan=False)
     assert ran.rounds()
+
+
+# What a site's own statement allows
+
+
+def _counting(*counts: float) -> Callable[[int], Any]:
+    return lambda after: np.array(counts, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("sigma", "counts"),
+    [
+        (3.0, (2.0**31, 0.0)),  # more than anybody has
+        (3.0, (700.0, 0.0)),  # more than 2 x 250 + 6 √250 + 6 x 3 √2
+        (3.0, (350.0, 350.0)),
+        (3.0, (20.0, -60.0)),  # less than none
+        (3.0, (1e9, -1e9)),  # nothing in total, and an accuracy of one
+        (3.0, (100.0, -30.0)),
+        (0.0, (600.0, 0.0)),
+        (0.0, (10.0, -1.0)),
+    ],
+)
+def test_counts_beyond_what_the_site_stated_are_refused(
+    monkeypatch: pytest.MonkeyPatch, sigma: float, counts: tuple[float, ...]
+) -> None:
+    """Its statement implies 64 / (0.064 x 0.8) x 0.2 = 250 validation units."""
+    loose = releasing(sigma, epsilon=None, epsilon_replace=None)
+    sites = [_site("north", statement=loose, counts=_counting(*counts)), _site("south")]
+    row = scene(monkeypatch, sites, evaluated()).run().rounds()[1]
+    assert row["evaluation"]["failed"] == {"north": "bad_request"}
+    assert row["sites"] == noised_metrics("accuracy", np.array([80.0, 20.0]), 9.0, ("p", "q", "r")).to_json()
+
+
+@pytest.mark.parametrize("counts", [(500.0, 0.0), (0.0, 0.0), (-12.0, -12.0), (260.0, 240.0), (510.0, -8.0)])
+def test_counts_within_what_the_site_stated_are_taken(
+    monkeypatch: pytest.MonkeyPatch, counts: tuple[float, ...]
+) -> None:
+    sites = [_site("north", counts=_counting(*counts)), _site("south")]
+    row = scene(monkeypatch, sites, evaluated()).run().rounds()[1]
+    assert row["evaluation"]["answered"] == ["north", "south"]
+    assert row["evaluation"]["failed"] == {}
+
+
+@given(
+    st.floats(0.0, 1e6),
+    st.integers(1, 10**6),
+    st.floats(0.1, 2.0),
+    st.sampled_from([2, 6, 9, 400]),
+    st.integers(0, 2**32),
+)
+def test_an_honest_site_is_never_refused(sigma: float, units: int, off: float, cells: int, seed: int) -> None:
+    """Whatever its noise and however its units fall into cells, had it declared as few as half of them."""
+    random = np.random.default_rng(seed)
+    true = random.multinomial(min(round(off * units), 2 * units), random.dirichlet(np.full(cells, 0.3)))
+    counts = (true + sigma * random.normal(size=cells)).astype(np.float32)
+    assert Stated(sigma, float(units)).allows(counts)
+
+
+def test_the_units_that_a_statement_implies() -> None:
+    assert stated(releasing(3.0)).noise_multiplier == 3.0
+    assert stated(releasing(3.0)).units == pytest.approx(250.0)
+    assert stated(releasing(3.0, sample_rate=5e-324)).units == 2.0**31
+    with pytest.raises(ValueError, match="evaluation"):
+        stated(claimless())
+
+
+# Who is left out
+
+
+@pytest.mark.parametrize("counts", [(80.0, 20.0), (3e5, -2e5), (0.0, 0.0)])
+def test_a_site_with_hopeless_noise_silences_nobody(monkeypatch: pytest.MonkeyPatch, counts: tuple[float, ...]) -> None:
+    """The others' accuracy is still judged, and the choice is the same whatever the site sends."""
+    sites = [_site("north", 1e6, counts=_counting(*counts)), _site("south"), _site("west")]
+    best = {"metric": "sites", "keep": "best", "patience": 1}
+    ran = scene(monkeypatch, sites, evaluated(training={"rounds": 9}, evaluation=best)).run()
+    row = ran.rounds()[1]
+    assert row["evaluation"]["left_out"] == ["north"]
+    assert row["evaluation"]["answered"] == ["north", "south", "west"]
+    assert row["sites"] == noised_metrics("accuracy", np.array([160.0, 40.0]), 18.0, ("p", "q", "r")).to_json()
+    assert ran.strategy.completed == 4  # no gain: patience ends it
+    assert ran.strategy.standing.best is not None
+
+
+def test_of_sites_that_are_all_hopeless_one_is_left() -> None:
+    assert pool({"a": Stated(1e6, 10.0), "b": Stated(2e6, 10.0)}, evaluated()) == ["a"]
+    assert pool({}, evaluated()) == []
+
+
+def test_a_small_site_without_noise_shuts_nobody_out() -> None:
+    sites = {"tiny": Stated(0.0, 10.0), "north": Stated(3.0, 250.0), "south": Stated(5.0, 300.0)}
+    assert pool(sites, evaluated()) == ["north", "south", "tiny"]
+
+
+some = st.builds(Stated, st.floats(0.0, 1e6), st.floats(0.01, 1e6))
+
+
+def _predicted(sites: list[Stated]) -> float:
+    units = max(1, round(math.fsum(site.units for site in sites)))
+    variance = math.fsum(site.noise_multiplier**2 for site in sites)
+    return math.hypot(math.sqrt(variance) / units, 0.5 / math.sqrt(units))
+
+
+@given(st.dictionaries(st.sampled_from("abcdefgh"), some, min_size=1), st.randoms())
+def test_pooling_never_predicts_worse_than_any_site_or_all(sites: dict[str, Stated], random: Any) -> None:
+    taken = pool(sites, evaluated())
+    error = _predicted([sites[name] for name in taken]) * (1 - 1e-9)
+    assert error <= _predicted(list(sites.values()))
+    quietest = min(sites.values(), key=lambda site: site.noise_multiplier / max(site.units, 1.0))
+    assert error <= _predicted([quietest])
+    shuffled = list(sites.items())
+    random.shuffle(shuffled)
+    assert pool(dict(shuffled), evaluated()) == taken == sorted(taken)
+
+
+@given(st.floats(0.5, 30.0), st.floats(30.0, 1e4), st.integers(1, 8))
+def test_equal_sites_are_all_taken(sigma: float, units: float, count: int) -> None:
+    assert len(pool({str(index): Stated(sigma, units) for index in range(count)}, evaluated())) == count

@@ -13,6 +13,7 @@ from privet.common.adapter import MAX_WEIGHT, digest
 from privet.common.errors import Code, RunError
 from privet.common.messages import OfferBody, Request, TrainBody
 from privet.common.methods import State, Stated, Update, aggregation_weights, method_for
+from privet.common.privacy.statement import Statement
 from privet.common.tasks.classification import PublicMetrics
 from privet.server.checkpoint import load_checkpoint, save_checkpoint
 from tests.server.scripted import (
@@ -31,6 +32,7 @@ from tests.server.scripted import (
     sound,
     update_of,
 )
+from tests.server.statements import stated
 
 
 def _three(**north: Any) -> list[Site]:
@@ -327,6 +329,58 @@ def test_a_site_that_no_longer_agrees_is_left_out_of_the_next_round(
     assert ran.rounds()[0]["failed"] == {"north": str(code)}
 
 
+# Statements that are checked
+
+
+def _checked(
+    monkeypatch: pytest.MonkeyPatch, claims: Callable[[int], Statement], fault: str | None, *, restarts: bool
+) -> tuple[Scene, Site, list[Statement]]:
+    """A site that makes its n-th answer to an offer with claims(n), beside a quorum that is never reached.
+
+    restarts: whether it is a new process whenever anybody looks.
+    """
+    checks: list[Statement] = []
+
+    def check(statement: Statement, plan: Any) -> str | None:
+        checks.append(statement)
+        return fault
+
+    def claiming(site: Site, message: Message, request: Request) -> list[Message]:
+        site.statement = claims(site.count("offer"))
+        return sound(site, message, request)
+
+    monkeypatch.setattr("privet.server.roster.consistent", check)
+    north = Site("north", offer=claiming)
+    processes = iter(range(10**9))
+    session_of = (lambda _node: next(processes)) if restarts else (lambda _node: None)
+    ran = scene(monkeypatch, [north, Site("south", online=False)], wait=20_000.0, session_of=session_of)
+    with pytest.raises(RunError):
+        ran.run()
+    return ran, north, checks
+
+
+def test_who_is_not_believed_is_not_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran, north, checks = _checked(monkeypatch, lambda n: stated(epsilon=1.0 + n), "epsilon is 2", restarts=False)
+    assert (len(checks), north.count("offer")) == (1, 1)
+    assert [e["code"] for e in ran.events if e["event"] == "offer"] == ["bad_request"]
+    (warning,) = [e["text"] for e in ran.events if e["event"] == "warning"]
+    assert warning == "north: its privacy statement is not accepted: epsilon is 2."
+
+
+@pytest.mark.parametrize("fault", ["epsilon is 2", None])
+def test_a_site_that_starts_anew_buys_few_checks(monkeypatch: pytest.MonkeyPatch, fault: str | None) -> None:
+    """Of 20,000 seconds: 40, 80, 160 and so on lie between them, whether or not each was believed."""
+    _, north, checks = _checked(monkeypatch, lambda n: stated(epsilon=1.0 + n), fault, restarts=True)
+    assert 5 <= len(checks) <= 11
+    assert north.count("offer") == len(checks)
+
+
+def test_a_site_that_keeps_to_its_statement_is_checked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, north, checks = _checked(monkeypatch, lambda _n: stated(), None, restarts=True)
+    assert len(checks) == 1
+    assert north.count("offer") > 1000  # and is offered the plan whenever it was started anew
+
+
 # The quorum
 
 
@@ -443,7 +497,7 @@ def test_the_aggregate_is_the_methods_own(monkeypatch: pytest.MonkeyPatch, kind:
     )
     statements = {
         "north": claimless(noise_multiplier=2.0, declared_weight=5.0),
-        "south": claimless(noise_multiplier=1.5),
+        "south": claimless(noise_multiplier=1.5, declared_weight=3.0),
         "east": claimless(expected_batch=90, declared_weight=1.0),
     }
     method = method_for(the_plan)
