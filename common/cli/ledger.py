@@ -107,7 +107,7 @@ def _charge(book: "Ledger", path: Path, as_json: bool) -> None:
         f"Ledger {path}: charged, for good.",
         *(str(evidence) for evidence in charge.evidence),
         f"closed    {charge.num_lost} rounds and evaluations of approved plans: spent, never run again",
-        f"charged   epsilon {charge.epsilon:.6g}, delta {charge.delta:.3g}, to the data set and to every federation's share",
+        f"charged   epsilon {charge.epsilon:.6g}, delta {charge.delta:.3g}, to the data set and every share",
     ]
     warning = None
     if any(evidence.source == "missing" for evidence in charge.evidence):
