@@ -224,6 +224,9 @@ class Agent:
 
     def _ready(self, row: PlanRow, request: Request, round: int) -> Prepared:
         """What an approved plan's request needs, after every check that comes before a reservation."""
+        if row.digest not in self._offered:  # with an offer comes what the server saw last of this ledger
+            what = "a request from before this client started: the plan must be offered first."
+            raise RefusedError(Code.UNKNOWN_PLAN, what, where=_where(row))
         plan = row.plan
         self._recheck(row, plan, self._ledger.committed(plan.name))
         prepared = self._prepare(plan, row.admission)
@@ -237,9 +240,6 @@ class Agent:
         if row.admission.decision != "approved" or row.admission.event is None:
             code = Code.PENDING if row.admission.decision == "pending" else row.admission.code
             raise RefusedError(code, "a request for a plan that is not approved.", where=_where(row))
-        if digest not in self._offered:  # with an offer comes what the server saw last of this ledger
-            what = "a request from before this client started: the plan must be offered first."
-            raise RefusedError(Code.UNKNOWN_PLAN, what, where=_where(row))
         return row
 
     def _finish(self, body: FinishBody) -> Reply:

@@ -74,6 +74,8 @@ def test_a_process_that_was_not_offered_the_plan_does_not_train(bench: Bench) ->
     bench.agent = bench.fresh()
     assert bench.train().code is Code.UNKNOWN_PLAN
     assert not bench.ledger.events()
+    finish = Request(FinishBody(plan_digest=bench.plan.digest))
+    assert bench.agent.answer(finish, SecureNoise()).code is Code.OK  # the end needs no offer
     bench.offer()
     assert bench.train().code is Code.OK
 

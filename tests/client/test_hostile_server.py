@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from privet.client import agent as agent_room
-from privet.client import evaluation
+from privet.client import evaluation, preparation
 from privet.client.training import RoundTrainer
 from privet.common.config import Plan
 from privet.common.errors import Code
@@ -31,6 +31,7 @@ from privet.common.messages import (
     to_record,
 )
 from privet.common.privacy.noise import SecureNoise
+from tests.client import agent_bench
 from tests.client.agent_bench import ROWS, Bench
 from tests.tiny_models import tiny_base, tiny_plan
 
@@ -53,10 +54,21 @@ def measured(base: Path, kind: str = "head") -> Plan:
     return tiny_plan(base, training=training, evaluation=evaluation, method={"kind": kind})
 
 
+_BUILT: dict[str, RoundTrainer] = {}
+
+
 @contextmanager
 def bench_of(plan: Plan, base: Path, rows: list[tuple[str, str, str]] = ROWS, **changes: Any) -> Iterator[Bench]:
-    """In a folder of its own: hypothesis runs a test's body many times."""
-    with TemporaryDirectory() as folder:
+    """In a folder of its own, with one model a plan: hypothesis runs a test's body many times."""
+
+    def built(plan: Plan, folder: Path) -> RoundTrainer:
+        if plan.digest not in _BUILT:
+            _BUILT[plan.digest] = RoundTrainer(plan, folder)
+        return _BUILT[plan.digest]
+
+    with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        for room in (preparation, agent_bench):
+            patch.setattr(room, "RoundTrainer", built)
         made = Bench(Path(folder), plan, base, rows, **RELEASED | changes)
         try:
             yield made

@@ -18,7 +18,7 @@ from privet.common.config import Plan
 from tests.client.agent_bench import Bench
 from tests.tiny_models import tiny_base, tiny_plan
 
-NUM_KILLS = 100
+MOST_KILLS = 100
 
 
 class Worker:
@@ -67,7 +67,7 @@ class Worker:
 @pytest.fixture
 def worker(tmp_path: Path) -> Iterator[tuple[Worker, Bench]]:
     base = tiny_base(tmp_path / "base")
-    plan = tiny_plan(base, training={"rounds": NUM_KILLS + 10, "local_steps": 20, "expected_batch": 5})
+    plan = tiny_plan(base, training={"rounds": MOST_KILLS + 10, "local_steps": 20, "expected_batch": 5})
     bench = Bench(tmp_path, plan, base)
     bench.close()
     made = Worker(tmp_path, base, plan)
@@ -75,14 +75,15 @@ def worker(tmp_path: Path) -> Iterator[tuple[Worker, Bench]]:
     made.close()
 
 
-def test_killed_at_a_hundred_points_of_a_round(worker: tuple[Worker, Bench]) -> None:
+@pytest.mark.parametrize("num_kills", [25, pytest.param(MOST_KILLS, marks=pytest.mark.slow)])
+def test_killed_at_random_points_of_a_round(worker: tuple[Worker, Bench], num_kills: int) -> None:
     """Trained means reserved, sent means stored, and nothing is trained twice; the ledger never cries wolf."""
     made, bench = worker
     events: dict[int, EventRow] = {}
     usual = max(made.round(number, None) for number in (1, 2, 3))
     dice = random.Random(7)
     ends: Counter[str] = Counter()
-    for _ in range(NUM_KILLS):
+    for _ in range(num_kills):
         events = seen(bench.path)
         made.round(max(events) + 1, dice.uniform(0, usual))
         began, sent = truth(bench.folder)

