@@ -54,7 +54,7 @@ def measured(base: Path, kind: str = "head") -> Plan:
     return tiny_plan(base, training=training, evaluation=evaluation, method={"kind": kind})
 
 
-_BUILT: dict[str, RoundTrainer] = {}
+_BUILT: dict[str, tuple[RoundTrainer, dict[str, Any]]] = {}
 
 
 @contextmanager
@@ -63,8 +63,11 @@ def bench_of(plan: Plan, base: Path, rows: list[tuple[str, str, str]] = ROWS, **
 
     def built(plan: Plan, folder: Path) -> RoundTrainer:
         if plan.digest not in _BUILT:
-            _BUILT[plan.digest] = RoundTrainer(plan, folder)
-        return _BUILT[plan.digest]
+            made = RoundTrainer(plan, folder)
+            _BUILT[plan.digest] = made, made.classifier.read()
+        trainer, initial = _BUILT[plan.digest]
+        trainer.classifier.write(initial)
+        return trainer
 
     with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         for room in (preparation, agent_bench):
