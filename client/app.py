@@ -4,7 +4,7 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from types import FrameType
@@ -21,12 +21,11 @@ from privet.client.link import serve
 from privet.common.config import Site
 from privet.common.errors import Code, ConfigError, RefusedError, TransportError, WireError
 from privet.common.keys import load_site_key
+from privet.common.live import Listener
 from privet.common.messages import Reply, ReplyBody, parse_request, to_record
 from privet.common.privacy.noise import SecureNoise
 
 LOG = logging.getLogger("privet.client")
-
-Listener = Callable[[dict[str, object]], None]
 
 
 def run_client(site: Site, on_event: Listener) -> None:

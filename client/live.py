@@ -1,20 +1,15 @@
 """What the operator sees: the link, the round and the budget; JSON lines on request."""
 
-import json
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
-from rich.console import Console, Group
-from rich.live import Live
-from rich.markup import escape
+from rich.console import Group
 from rich.text import Text
 
+from privet.common import live
+from privet.common.live import Listener
 from privet.common.terminal import printable
-
-Listener = Callable[[dict[str, object]], None]
 
 _BAR = 32
 _LINE = 300  # characters of one drawn line
@@ -64,27 +59,6 @@ class View:
         return Group(*rows)
 
 
-@contextmanager
-def watch(site: str, *, as_json: bool) -> Iterator[Listener]:
+def watch(site: str, *, as_json: bool) -> AbstractContextManager[Listener]:
     """A listener: JSON lines on standard output, or people's words on standard error."""
-    if as_json:
-        yield lambda event: print(json.dumps(event, sort_keys=True), flush=True)
-        return
-    console, view = Console(stderr=True, highlight=False), View(site)
-    if not console.is_terminal:
-
-        def plain(event: dict[str, object]) -> None:
-            line = view.feed(event)
-            if line:
-                print(line, file=sys.stderr, flush=True)
-
-        yield plain
-        return
-    with Live(view, console=console, refresh_per_second=8) as live:
-
-        def drawn(event: dict[str, object]) -> None:
-            line = view.feed(event)
-            if line and event["event"] in ("refused", "pending", "error", "replayed", "finished"):
-                live.console.print(escape(line))
-
-        yield drawn
+    return live.watch(View(site), as_json=as_json, remarkable=("refused", "pending", "error", "replayed", "finished"))

@@ -11,13 +11,13 @@ from pathlib import Path
 from privet.common.base import checked_base
 from privet.common.config import Federation, ServerSpec
 from privet.common.errors import ConfigError, TransportError
+from privet.common.live import Event, Listener
 from privet.common.methods import method_for
 from privet.common.model import build_classifier, initial_arrays, load_tokenizer
 from privet.server.enrolment import is_invite_stale, load_certificates, load_sites
 from privet.server.evaluation import PublicEvaluator, load_public
 from privet.server.fleet import Fleet
 from privet.server.heads import Heads
-from privet.server.roster import Event, Listener
 from privet.server.run_folder import RunFolder
 from privet.server.strategy import PrivetStrategy
 

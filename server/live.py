@@ -1,20 +1,18 @@
 """What the person at the server sees: a live table on a terminal, plain lines without one, JSON lines on request."""
 
-import json
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
-from rich.console import Console, Group
-from rich.live import Live
+from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from privet.common import live
+from privet.common.live import Event, Listener
 from privet.common.terminal import printable
-from privet.server.roster import Event, Listener
 
 _LINE = 300  # characters of one drawn line
 _METRICS = {"public": "public accuracy", "sites": "accuracy at the sites"}
@@ -205,27 +203,6 @@ def _spark(values: list[float]) -> str:
     return "".join("▁▂▃▄▅▆▇█"[min(7, int(value * 7.999))] for value in values[-30:])
 
 
-@contextmanager
-def watch(title: str, *, as_json: bool) -> Iterator[Listener]:
+def watch(title: str, *, as_json: bool) -> AbstractContextManager[Listener]:
     """A listener: JSON lines on standard output, or people's words on standard error."""
-    if as_json:
-        yield lambda event: print(json.dumps(event, sort_keys=True), flush=True)
-        return
-    console, view = Console(stderr=True, highlight=False), View(title)
-    if not console.is_terminal:
-
-        def plain(event: Event) -> None:
-            line = view.feed(event)
-            if line:
-                print(line, file=sys.stderr, flush=True)
-
-        yield plain
-        return
-    with Live(view, console=console, refresh_per_second=8) as live:
-
-        def drawn(event: Event) -> None:
-            line = view.feed(event)
-            if line and event["event"] in ("warning", "offer"):
-                live.console.print(escape(line))
-
-        yield drawn
+    return live.watch(View(title), as_json=as_json, remarkable=("warning", "offer"))

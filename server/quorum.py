@@ -6,7 +6,8 @@ from collections.abc import Callable
 from flwr.serverapp import Grid
 
 from privet.common.errors import Code, RunError
-from privet.server.roster import Listener, Roster
+from privet.common.live import Listener
+from privet.server.roster import Roster
 
 
 def await_quorum(

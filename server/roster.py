@@ -10,13 +10,11 @@ from flwr.serverapp import Grid
 from privet.common.adapter import Arrays, digest
 from privet.common.config import Plan
 from privet.common.errors import Code, WireError
+from privet.common.live import Listener
 from privet.common.messages import OfferBody, Reply, Request, parse_reply, to_record
 from privet.common.privacy.consistency import consistent
 from privet.common.privacy.statement import Statement
 from privet.server.heads import Heads
-
-Event = dict[str, object]
-Listener = Callable[[Event], None]
 
 _ASK_AGAIN = 20.0  # seconds until a site that could not say yes is asked again
 _MAX_DOUBLINGS = 12  # of that time, for a site whose statements had to be checked again: about a day

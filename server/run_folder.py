@@ -10,6 +10,7 @@ from typing import Any, cast
 from privet.common.adapter import Arrays
 from privet.common.config import Plan
 from privet.common.errors import ConfigError
+from privet.common.live import Event
 from privet.common.model import Classifier
 from privet.common.privacy.statement import Statement
 from privet.server.card import model_card, privacy_json
@@ -17,8 +18,6 @@ from privet.server.checkpoint import Checkpoint, save_checkpoint
 from privet.server.export import export_adapter, export_sentence_transformers, plan_toml
 from privet.server.judgement import kept_round
 from privet.server.report import report_html
-
-Event = dict[str, object]
 
 
 class RunFolder:

@@ -16,6 +16,7 @@ from flwr.serverapp.strategy import Result, Strategy
 from privet.common.adapter import MAX_WEIGHT, AdapterSpec, Arrays, Floats
 from privet.common.config import Plan
 from privet.common.errors import Code, WireError
+from privet.common.live import Event, Listener
 from privet.common.messages import EvaluateBody, FinishBody, Request, TrainBody, to_record
 from privet.common.methods import State, Stated, Update, aggregation_weights, method_for
 from privet.common.tasks.classification import PublicMetrics
@@ -24,7 +25,7 @@ from privet.server.heads import Heads
 from privet.server.judgement import NO_PUBLIC, Standing, goes_by_public, judged
 from privet.server.metrics import Evaluation, evaluation_number
 from privet.server.quorum import await_quorum
-from privet.server.roster import Event, Listener, Roster, sound_reply
+from privet.server.roster import Roster, sound_reply
 
 _FINISH_TIMEOUT = 15.0  # seconds for the sites to hear that it is over
 _ASK_ANEW = (Code.UNKNOWN_PLAN, Code.PENDING, Code.REFUSED_BUDGET, Code.REFUSED_POLICY, Code.LEDGER_BEHIND)

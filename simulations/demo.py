@@ -25,11 +25,10 @@ from privet.client.enrolment import SiteAnswers, create_site
 from privet.common.base import base_digest, resolve_base
 from privet.common.config import Federation, Plan, load_federation
 from privet.common.errors import RunError
+from privet.common.live import Listener
 from privet.server.enrolment import create_federation, rewrite_invite
 from privet.server.judgement import kept_round
 from privet.simulations.corpus import hospital_notes, public_sample, write_csv
-
-Listener = Callable[[dict[str, object]], None]
 
 SITES = ("north", "south", "east")
 PATIENTS = 400

@@ -17,13 +17,13 @@ from privet.common.base import checked_base
 from privet.common.config import Federation, Plan, SimulationSpec
 from privet.common.errors import ConfigError
 from privet.common.examples import Examples
+from privet.common.live import Event, Listener
 from privet.common.model import initial_arrays
 from privet.common.privacy.calibration import noise_multiplier
 from privet.common.privacy.events import EvaluateEvent, TrainEvent
 from privet.common.privacy.statement import Statement, statement
 from privet.server.evaluation import PublicEvaluator
 from privet.server.judgement import kept_round
-from privet.server.roster import Event, Listener
 from privet.server.run_folder import RunFolder
 from privet.server.strategy import PrivetStrategy
 from privet.simulations.data import Records, SimulationData, load_data

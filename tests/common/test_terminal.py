@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from privet.client import live as client_live
+from privet.common import live as common_live
 from privet.common.terminal import printable
 from privet.server import live as server_live
 
@@ -42,8 +43,7 @@ def screen(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     def console(**_: Any) -> Console:
         return Console(file=out, force_terminal=True, color_system=None, width=200, highlight=False)
 
-    for module in (client_live, server_live):
-        monkeypatch.setattr(module, "Console", console)
+    monkeypatch.setattr(common_live, "Console", console)
     return out
 
 

@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from privet.client import live as client_live
+from privet.common import live as common_live
 from privet.common.errors import Code
 from privet.server import live as server_live
 from privet.server.live import View, in_words
@@ -177,7 +178,7 @@ def _watched(module: Any, capsys: Any, monkeypatch: pytest.MonkeyPatch, terminal
         settings.pop("stderr")
         return Console(file=sys.stderr, force_terminal=terminal, width=200, **settings)
 
-    monkeypatch.setattr(module, "Console", console)
+    monkeypatch.setattr(common_live, "Console", console)
     with module.watch("title", as_json=False) as listener:
         for event in events:
             listener(event)
