@@ -90,6 +90,7 @@ def test_prediction_with_the_result(finished: tuple[Deployment, Tap, Path]) -> N
     assert all(0 < one["probability"] <= 1 for one in predictions)
 
 
+@pytest.mark.slow
 def test_a_killed_site_is_named_and_rejoins(tmp_path: Path) -> None:
     """SIGKILL in a round: the run goes on, the ledger covers what may have been spent, the site comes back."""
     slow = {"local_steps = 5": "local_steps = 150", "rounds = 40": "rounds = 12", "timeout = 600.0": "timeout = 12.0"}
@@ -121,6 +122,7 @@ def test_a_killed_site_is_named_and_rejoins(tmp_path: Path) -> None:
         deployment.close()
 
 
+@pytest.mark.slow
 def test_refusals_and_faults_are_told_where_the_person_sits(tmp_path: Path) -> None:
     deployment = Deployment(
         tmp_path / "d", ("clinic", "ward"), {"min_sites = 2": "min_sites = 1", "wait = 3600.0": "wait = 250.0"}

@@ -333,7 +333,12 @@ def test_a_site_that_no_longer_agrees_is_left_out_of_the_next_round(
 
 
 def _checked(
-    monkeypatch: pytest.MonkeyPatch, claims: Callable[[int], Statement], fault: str | None, *, restarts: bool
+    monkeypatch: pytest.MonkeyPatch,
+    claims: Callable[[int], Statement],
+    fault: str | None,
+    *,
+    restarts: bool,
+    wait: float = 20_000.0,
 ) -> tuple[Scene, Site, list[Statement]]:
     """A site that makes its n-th answer to an offer with claims(n), beside a quorum that is never reached.
 
@@ -353,7 +358,7 @@ def _checked(
     north = Site("north", offer=claiming)
     processes = iter(range(10**9))
     session_of = (lambda _node: next(processes)) if restarts else (lambda _node: None)
-    ran = scene(monkeypatch, [north, Site("south", online=False)], wait=20_000.0, session_of=session_of)
+    ran = scene(monkeypatch, [north, Site("south", online=False)], wait=wait, session_of=session_of)
     with pytest.raises(RunError):
         ran.run()
     return ran, north, checks
@@ -376,9 +381,9 @@ def test_a_site_that_starts_anew_buys_few_checks(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_site_that_keeps_to_its_statement_is_checked_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    _, north, checks = _checked(monkeypatch, lambda _n: stated(), None, restarts=True)
+    _, north, checks = _checked(monkeypatch, lambda _n: stated(), None, restarts=True, wait=1000.0)
     assert len(checks) == 1
-    assert north.count("offer") > 1000  # and is offered the plan whenever it was started anew
+    assert north.count("offer") > 50  # and is offered the plan whenever it was started anew
 
 
 # The quorum
