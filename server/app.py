@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
+from privet.common.adapter import digest
 from privet.common.base import checked_base
 from privet.common.config import Federation, ServerSpec
 from privet.common.errors import ConfigError, TransportError
@@ -18,16 +19,18 @@ from privet.server.enrolment import is_invite_stale, load_certificates, load_sit
 from privet.server.evaluation import PublicEvaluator, load_public
 from privet.server.fleet import Fleet
 from privet.server.heads import Heads
+from privet.server.resume import choose_run, resumable
 from privet.server.run_folder import RunFolder
 from privet.server.strategy import PrivetStrategy
 
 
-def run_server(federation: Federation, file: Path, on_event: Listener) -> Path:
-    """Run the federation to its end; the run folder.
+def run_server(federation: Federation, file: Path, on_event: Listener, *, resume: bool = False) -> Path:
+    """Run the federation to its end; the run folder. resume: go on with the newest run of this plan that stopped.
 
     Raises: ConfigError, ModelError, DataError before anything listens; TransportError where the address is taken;
-    RunError where the quorum is not reached in time.
+    RunError where the quorum is not reached in time, or the operator stops it.
     """
+    command = f"privet server {shlex.quote(str(file))} --resume"
     plan, server = federation.plan, federation.server
     base = checked_base(plan.model.base, plan.model.sha256)
     certificates = load_certificates(server)
@@ -43,19 +46,23 @@ def run_server(federation: Federation, file: Path, on_event: Listener) -> Path:
 
     with ExitStack() as stack:
         stack.callback(os.close, _lock(server))
+        going = choose_run(server.runs, plan, resume=resume, command=command)
         fleet = Fleet(
             address=server.address, certificates=certificates, database=server.state / "fleet.sqlite", allowed=allowed
         )
         stack.callback(fleet.close)
         fleet.start()
-        folder = RunFolder.new(server.runs, plan)
+        folder = RunFolder.new(server.runs, plan) if going is None else RunFolder(going.path, plan, again=True)
         stack.callback(folder.close)
+        stack.enter_context(resumable(command))
 
         def listen(event: Event) -> None:
             folder.record({"time": round(time.time(), 3), **event})
             on_event(event)
 
         listen({"event": "listening", "address": server.address, "port": fleet.port, "sites": sorted(allowed.values())})
+        if going is not None and going.fault:
+            listen({"event": "warning", "text": going.fault})
         if is_invite_stale(file.parent / "invite.toml", plan):
             text = "invite.toml names another plan than this one: run `privet init invite` and send it to the sites."
             listen({"event": "warning", "text": text})
@@ -75,8 +82,11 @@ def run_server(federation: Federation, file: Path, on_event: Listener) -> Path:
                 keep=folder.keep,
                 heads=Heads(server.state / "heads.json"),
                 session_of=fleet.traffic.session_of,
+                asking=folder.ask,
+                progress=None if going is None else going.progress,
             )
             strategy.start(grid)
+            listen({"event": "sites_told"})
         folder.finish(
             classifier,
             base,
@@ -86,7 +96,13 @@ def run_server(federation: Federation, file: Path, on_event: Listener) -> Path:
             simulated=False,
             command=f"privet server {shlex.quote(file.name)}",
         )
-        listen({"event": "finished", "run": str(folder.path.resolve()), "rounds": strategy.completed})
+        final = digest(strategy.state.arrays)
+        listen(
+            {
+                **{"event": "finished", "run": str(folder.path.resolve()), "rounds": strategy.completed},
+                **{"adapter": final},
+            }
+        )
         return folder.path
 
 
