@@ -108,7 +108,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         standing = Standing(best, parts["best"] or None, improved, note.get("waited", 0))
         statements = {name: Statement.from_json(raw) for name, raw in note.get("statements", {}).items()}
         return Checkpoint(*known, standing, row=note.get("row"), due=note.get("due"), statements=statements)
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise ModelError("not a readable checkpoint.", where=str(path), mend="use an earlier round's.") from None
 
 
