@@ -14,13 +14,14 @@ from privet.common.config import Federation, ServerSpec
 from privet.common.errors import ConfigError, TransportError
 from privet.common.live import Event, Listener
 from privet.common.methods import method_for
-from privet.common.model import build_classifier, initial_arrays, load_tokenizer
+from privet.common.model import build_classifier, load_tokenizer
 from privet.server.enrolment import is_invite_stale, load_certificates, load_sites
 from privet.server.evaluation import PublicEvaluator, load_public
 from privet.server.fleet import Fleet
 from privet.server.heads import Heads
 from privet.server.resume import choose_run, resumable
 from privet.server.run_folder import RunFolder
+from privet.server.start import load_start
 from privet.server.strategy import PrivetStrategy
 
 
@@ -37,7 +38,7 @@ def run_server(federation: Federation, file: Path, on_event: Listener, *, resume
     allowed = load_sites(server.sites)
     public = load_public(server.public, plan.task.labels) if server.public is not None else None
     classifier = build_classifier(plan, base)
-    initial = initial_arrays(classifier)
+    start = load_start(plan, server, classifier, base)
     method = method_for(plan)
     frozen = method.frozen_features(classifier.spec)
     evaluate = None
@@ -73,7 +74,7 @@ def run_server(federation: Federation, file: Path, on_event: Listener, *, resume
             strategy = PrivetStrategy(
                 plan,
                 classifier.spec,
-                initial,
+                start.arrays,
                 name_of=fleet.name_of,
                 pause=_pause(fleet, server.sites, on_event),
                 wait=server.wait,
@@ -95,6 +96,7 @@ def run_server(federation: Federation, file: Path, on_event: Listener, *, resume
             history=strategy.history,
             simulated=False,
             command=f"privet server {shlex.quote(file.name)}",
+            earlier=start.earlier,
         )
         final = digest(strategy.state.arrays)
         listen(

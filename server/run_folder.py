@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
-from privet.common.adapter import Arrays
+from privet.common.adapter import Arrays, digest
 from privet.common.config import Plan
 from privet.common.errors import ConfigError, RunError
 from privet.common.live import Event
@@ -93,17 +93,20 @@ class RunFolder:
         reason: str = "",
         command: str,
         merged: bool = True,
+        earlier: Mapping[str, Any] | None = None,
     ) -> None:
         """Write adapter/, its card and statement, report.html and, for mean pooling, the merged model.
 
         arrays: of the round that the plan keeps: the last, or the best; its metrics are the ones told.
+        earlier: the run that this one started from, as `start.load_start` tells it.
         """
         plan, adapter = self._plan, self.path / "adapter"
         classifier.write(arrays)
         kept = kept_round(history, plan.evaluation)
         results = cast(Mapping[str, Any] | None, kept and kept["public"])
         done = 0 if kept is None else sum(bool(row["aggregated"]) and row["round"] <= kept["round"] for row in history)
-        privacy = privacy_json(plan, statements, guarantee=not simulated, reason=reason)
+        privacy = privacy_json(plan, statements, guarantee=not simulated, reason=reason, earlier=earlier)
+        privacy["adapter"] = digest(arrays)
         documents = {
             "README.md": model_card(
                 plan,
@@ -112,6 +115,7 @@ class RunFolder:
                 rounds_done=done,
                 simulated=simulated,
                 at_sites=cast(Mapping[str, Any] | None, kept and kept.get("sites")),
+                earlier=earlier,
             ),
             "privacy.json": json.dumps(privacy, indent=2, ensure_ascii=False) + "\n",
         }
