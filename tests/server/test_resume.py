@@ -44,7 +44,7 @@ def test_a_server_killed_at_any_moment_ends_as_an_undisturbed_one(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
 ) -> None:
     """At every moment, and at every third once more after it was started again."""
-    whole_sites = _sites(4)
+    whole_sites = _sites(3)
     whole = House(monkeypatch, tmp_path / "whole", PLANS[name], whole_sites)
     ended = whole.serve()
     assert ended is not None
@@ -52,7 +52,7 @@ def test_a_server_killed_at_any_moment_ends_as_an_undisturbed_one(
     assert moments > 40
     replayed = 0
     for moment in range(1, moments + 1):
-        sites = _sites(4)
+        sites = _sites(3)
         house = House(monkeypatch, tmp_path / str(moment), PLANS[name], sites)
         assert house.serve(kill_after=moment) is None
         lives = 1
