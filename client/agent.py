@@ -127,8 +127,11 @@ class Agent:
         if prepared.initial_digest != body.adapter_digest:
             raise RefusedError(
                 Code.ADAPTER_MISMATCH,
-                "the server's initial adapter differs from the one that the plan derives.",
-                mend="install the same version of privet on both sides.",
+                "the server's initial adapter differs from the one that the plan "
+                + ("derives." if plan.method.init is None else "names in method.init."),
+                mend="install the same version of privet on both sides."
+                if plan.method.init is None
+                else "the server must start from the adapter that the plan names.",
             )
         self._offered.add(plan.digest)
         self.held, self.finished = None, False

@@ -60,6 +60,10 @@ def asked(plan: Plan, admission: Admission, site: Site) -> list[str]:
         f"method: {plan.method.kind}, {training.optimizer} at learning rate {training.learning_rate:g}",
         f"{training.rounds} rounds and {training.spare_rounds} spare ones, {training.local_steps} local steps each",
     ]
+    if plan.method.init is not None:
+        lines.append(
+            f"starts from an adapter with digest {plan.method.init}, trained before; what was spent for it stays spent"
+        )
     if event is not None:
         at_most = f", at most {event.max_records} records of one unit" if event.unit == "unit" else ""
         lines.append(
@@ -115,8 +119,9 @@ def changes(known: Plan, plan: Plan) -> list[str]:
     """Each key of which the value changed, `table.key: old → new`; then that all else stayed."""
     before, after = dict(_leaves(known)), dict(_leaves(plan))
     lines = []
-    for key in after:  # both plans have all keys: defaults are written out
-        old, new = before[key], after[key]
+    for key in dict.fromkeys([*after, *before]):  # defaults are written out; a key without one may be in one of them
+        old: Any = before.get(key)
+        new: Any = after.get(key)
         if old == new:
             continue
         lines += _label_changes(old, new) if key == "task.labels" else [f"{key}: {_value(old)} → {_value(new)}"]
@@ -146,7 +151,7 @@ def _value(value: Any) -> str:
     """A value of a plan: texts quoted and escaped, numbers short and exact."""
     if isinstance(value, list):
         return f"[{', '.join(map(_value, value))}]"
-    return repr(value)
+    return "none" if value is None else repr(value)
 
 
 def _listed(labels: list[str] | tuple[str, ...]) -> str:

@@ -22,7 +22,7 @@ class Prepared:
     trainer: RoundTrainer
     train: Examples
     validation: Examples
-    initial_digest: str  # of the adapter that the plan derives
+    initial_digest: str  # of the adapter that the plan derives, or names
 
     def received(self, round: int) -> AdapterSpec:
         """The arrays that a request of this training round must bring: by plan and round, never by the request."""
@@ -51,5 +51,5 @@ def prepare(plan: Plan, admission: Admission, site: Site, records: Records) -> P
         trainer=trainer,
         train=trainer.prepare(train),
         validation=trainer.prepare(validation),
-        initial_digest=adapter.digest(initial_arrays(trainer.classifier)),
+        initial_digest=plan.method.init or adapter.digest(initial_arrays(trainer.classifier)),
     )

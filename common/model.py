@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from privet.common.adapter import AdapterSpec, Arrays, Entry, Floats, Role
 from privet.common.base import base_digest, checked_base, resolve_base
 from privet.common.config import Plan
-from privet.common.errors import ModelError
+from privet.common.errors import ConfigError, ModelError
 from privet.common.initial import initial_adapter
 from privet.common.tokenizer_rules import plain_tokenizer
 
@@ -296,5 +296,14 @@ class _quiet_loading:
 
 
 def initial_arrays(classifier: Classifier) -> Mapping[str, Floats]:
-    """The adapter before the first round; its digest is in the first request."""
+    """The adapter before the first round; its digest is in the first request.
+
+    Raises: ConfigError for a plan that starts from a trained one: only the server that has it can begin.
+    """
+    if classifier.plan.method.init is not None:
+        raise ConfigError(
+            "the plan starts from a trained adapter, which only `privet server` reads.",
+            where="method.init",
+            mend="leave the key out here.",
+        )
     return initial_adapter(classifier.spec, classifier.plan.method.seed)

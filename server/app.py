@@ -8,33 +8,37 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
+from privet.common.adapter import digest
 from privet.common.base import checked_base
 from privet.common.config import Federation, ServerSpec
 from privet.common.errors import ConfigError, TransportError
 from privet.common.live import Event, Listener
 from privet.common.methods import method_for
-from privet.common.model import build_classifier, initial_arrays, load_tokenizer
+from privet.common.model import build_classifier, load_tokenizer
 from privet.server.enrolment import is_invite_stale, load_certificates, load_sites
 from privet.server.evaluation import PublicEvaluator, load_public
 from privet.server.fleet import Fleet
 from privet.server.heads import Heads
+from privet.server.resume import choose_run, resumable
 from privet.server.run_folder import RunFolder
+from privet.server.start import load_start
 from privet.server.strategy import PrivetStrategy
 
 
-def run_server(federation: Federation, file: Path, on_event: Listener) -> Path:
-    """Run the federation to its end; the run folder.
+def run_server(federation: Federation, file: Path, on_event: Listener, *, resume: bool = False) -> Path:
+    """Run the federation to its end; the run folder. resume: go on with the newest run of this plan that stopped.
 
     Raises: ConfigError, ModelError, DataError before anything listens; TransportError where the address is taken;
-    RunError where the quorum is not reached in time.
+    RunError where the quorum is not reached in time, or the operator stops it.
     """
+    command = f"privet server {shlex.quote(str(file))} --resume"
     plan, server = federation.plan, federation.server
     base = checked_base(plan.model.base, plan.model.sha256)
     certificates = load_certificates(server)
     allowed = load_sites(server.sites)
     public = load_public(server.public, plan.task.labels) if server.public is not None else None
     classifier = build_classifier(plan, base)
-    initial = initial_arrays(classifier)
+    start = load_start(plan, server, classifier, base)
     method = method_for(plan)
     frozen = method.frozen_features(classifier.spec)
     evaluate = None
@@ -43,19 +47,23 @@ def run_server(federation: Federation, file: Path, on_event: Listener) -> Path:
 
     with ExitStack() as stack:
         stack.callback(os.close, _lock(server))
+        going = choose_run(server.runs, plan, resume=resume, command=command)
         fleet = Fleet(
             address=server.address, certificates=certificates, database=server.state / "fleet.sqlite", allowed=allowed
         )
         stack.callback(fleet.close)
         fleet.start()
-        folder = RunFolder.new(server.runs, plan)
+        folder = RunFolder.new(server.runs, plan) if going is None else RunFolder(going.path, plan, again=True)
         stack.callback(folder.close)
+        stack.enter_context(resumable(command))
 
         def listen(event: Event) -> None:
             folder.record({"time": round(time.time(), 3), **event})
             on_event(event)
 
         listen({"event": "listening", "address": server.address, "port": fleet.port, "sites": sorted(allowed.values())})
+        if going is not None and going.fault:
+            listen({"event": "warning", "text": going.fault})
         if is_invite_stale(file.parent / "invite.toml", plan):
             text = "invite.toml names another plan than this one: run `privet init invite` and send it to the sites."
             listen({"event": "warning", "text": text})
@@ -66,7 +74,7 @@ def run_server(federation: Federation, file: Path, on_event: Listener) -> Path:
             strategy = PrivetStrategy(
                 plan,
                 classifier.spec,
-                initial,
+                start.arrays,
                 name_of=fleet.name_of,
                 pause=_pause(fleet, server.sites, on_event),
                 wait=server.wait,
@@ -75,8 +83,11 @@ def run_server(federation: Federation, file: Path, on_event: Listener) -> Path:
                 keep=folder.keep,
                 heads=Heads(server.state / "heads.json"),
                 session_of=fleet.traffic.session_of,
+                asking=folder.ask,
+                progress=None if going is None else going.progress,
             )
             strategy.start(grid)
+            listen({"event": "sites_told"})
         folder.finish(
             classifier,
             base,
@@ -85,8 +96,15 @@ def run_server(federation: Federation, file: Path, on_event: Listener) -> Path:
             history=strategy.history,
             simulated=False,
             command=f"privet server {shlex.quote(file.name)}",
+            earlier=start.earlier,
         )
-        listen({"event": "finished", "run": str(folder.path.resolve()), "rounds": strategy.completed})
+        final = digest(strategy.state.arrays)
+        listen(
+            {
+                **{"event": "finished", "run": str(folder.path.resolve()), "rounds": strategy.completed},
+                **{"adapter": final},
+            }
+        )
         return folder.path
 
 

@@ -37,12 +37,23 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 _MAX_LABELS = 100  # listed in the card; plan.toml has all
 
 
-def privacy_json(plan: Plan, statements: Mapping[str, Statement], *, guarantee: bool, reason: str) -> dict[str, Any]:
+def privacy_json(
+    plan: Plan,
+    statements: Mapping[str, Statement],
+    *,
+    guarantee: bool,
+    reason: str,
+    earlier: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """The document privacy.json: every site's statement under its name, never averaged.
+
+    earlier: the run whose adapter this one started from. Where that guaranteed nothing, or nobody knows, nor does this.
 
     `guarantee` is false too where a site's statement has none, or no site stated anything; `reason` then says why.
     """
     lacking = [f"{name}: {s.reason}" for name, s in sorted(statements.items()) if not s.guarantee]
+    if earlier is not None and not (earlier["privacy"] or {}).get("guarantee"):
+        lacking.append("the run that it started from states no guarantee")
     held = guarantee and bool(statements) and not lacking
     return {
         "format": 1,
@@ -53,7 +64,7 @@ def privacy_json(plan: Plan, statements: Mapping[str, Statement], *, guarantee: 
         "adjacency": _ADJACENCY,
         "sites": {name: statement.to_json() for name, statement in sorted(statements.items())},
         "not_covered": list(NOT_COVERED),
-    }
+    } | ({} if earlier is None else {"init": dict(earlier)})
 
 
 def model_card(
@@ -64,6 +75,7 @@ def model_card(
     rounds_done: int,
     simulated: bool,
     at_sites: Mapping[str, Any] | None = None,
+    earlier: Mapping[str, Any] | None = None,
 ) -> str:
     """README.md of the adapter's folder, with the head of metadata that model hubs read.
 
@@ -83,6 +95,7 @@ def model_card(
             unguaranteed=[name for name, statement in sorted(statements.items()) if not statement.guarantee],
             groups=_grouped(statements),
             at_sites=at_sites if at_sites and at_sites["accuracy"] is not None else None,
+            earlier=earlier,
             results=results,
             recall=list((results or {}).get("recall", {}).items())[:_MAX_LABELS],
             rounds_done=rounds_done,

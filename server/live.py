@@ -112,6 +112,14 @@ class View:
         self.status = f"round {event['round']}: {len(event['ready'])} of {event['needed']} needed sites are ready"
         return self.status
 
+    def _on_awaiting(self, event: dict[str, Any]) -> str:
+        self.status = f"waiting up to {event['seconds']} s for {', '.join(event['sites'])} to come back"
+        return self.status
+
+    def _on_resumed(self, event: dict[str, Any]) -> str:
+        self.round = int(event["round"])
+        return f"going on after round {self.round}, {event['completed']} of them aggregated"
+
     def _on_offer(self, event: dict[str, Any]) -> str:
         site = self.site(event["site"])
         site.online, site.state = True, in_words(event["code"])

@@ -1,38 +1,51 @@
 """runs/<federation>-<UTC>: plan.toml, metrics.jsonl, adapter/, report.html, checkpoints/."""
 
+import contextlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
-from privet.common.adapter import Arrays
+from privet.common.adapter import Arrays, digest
 from privet.common.config import Plan
-from privet.common.errors import ConfigError
+from privet.common.errors import ConfigError, RunError
 from privet.common.live import Event
 from privet.common.model import Classifier
 from privet.common.privacy.statement import Statement
+from privet.server.asked import Asked, save_asked
 from privet.server.card import model_card, privacy_json
-from privet.server.checkpoint import Checkpoint, save_checkpoint
+from privet.server.checkpoint import Checkpoint, save_checkpoint, write_durably
 from privet.server.export import export_adapter, export_sentence_transformers, plan_toml
 from privet.server.judgement import kept_round
 from privet.server.report import report_html
 
 
 class RunFolder:
-    """One run's folder; `record` is a listener that appends each event, durably, to metrics.jsonl."""
+    """One run's folder; `record` is a listener that appends each event, durably, to metrics.jsonl.
 
-    def __init__(self, path: Path, plan: Plan) -> None:
+    What cannot be written raises RunError, and leaves what stood there whole.
+    """
+
+    def __init__(self, path: Path, plan: Plan, *, again: bool = False) -> None:
+        """again: open a folder that exists, and clear away what a kill left half-written."""
         self.path, self._plan = path, plan
         try:
-            path.mkdir(parents=True)
+            if not again:
+                path.mkdir(parents=True)
         except FileExistsError:
             raise ConfigError("the run folder exists.", where=str(path), mend="move it away or give another.") from None
         except OSError as error:
             raise ConfigError(f"cannot be made ({error}).", where=str(path), mend="give a writable folder.") from None
-        (path / "plan.toml").write_text(plan_toml(plan), encoding="utf-8")
-        self._metrics = (path / "metrics.jsonl").open("a", encoding="utf-8")
+        metrics = path / "metrics.jsonl"
+        with _written(metrics):
+            if again:
+                _clear(path)
+            else:
+                write_durably(path / "plan.toml", plan_toml(plan).encode())
+            self._metrics = os.open(metrics, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
 
     @classmethod
     def new(cls, runs: Path, plan: Plan) -> "RunFolder":
@@ -43,16 +56,30 @@ class RunFolder:
         return cls(runs / f"{plan.name}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}", plan)
 
     def record(self, event: Event) -> None:
-        self._metrics.write(json.dumps(event, sort_keys=True) + "\n")
-        self._metrics.flush()
-        os.fsync(self._metrics.fileno())
+        line = (json.dumps(event, sort_keys=True) + "\n").encode()
+        with _written(self.path / "metrics.jsonl"):
+            end = os.fstat(self._metrics).st_size
+            try:
+                while line:
+                    line = line[os.write(self._metrics, line) :]
+                os.fsync(self._metrics)
+            except OSError:
+                with contextlib.suppress(OSError):
+                    os.ftruncate(self._metrics, end)  # no half line
+                raise
 
     def keep(self, checkpoint: Checkpoint) -> None:
         """Store a checkpoint; the two newest stay."""
         folder = self.path / "checkpoints"
-        save_checkpoint(checkpoint, folder)
-        for old in sorted(folder.glob("round-*.safetensors"))[:-2]:
-            old.unlink()
+        with _written(folder):
+            save_checkpoint(checkpoint, folder)
+            for old in sorted(folder.glob("round-*.safetensors"))[:-2]:
+                old.unlink()
+
+    def ask(self, asked: Asked) -> None:
+        """Store what is about to be asked."""
+        with _written(self.path / "checkpoints"):
+            save_asked(asked, self.path / "checkpoints")
 
     def finish(
         self,
@@ -66,17 +93,20 @@ class RunFolder:
         reason: str = "",
         command: str,
         merged: bool = True,
+        earlier: Mapping[str, Any] | None = None,
     ) -> None:
         """Write adapter/, its card and statement, report.html and, for mean pooling, the merged model.
 
         arrays: of the round that the plan keeps: the last, or the best; its metrics are the ones told.
+        earlier: the run that this one started from, as `start.load_start` tells it.
         """
         plan, adapter = self._plan, self.path / "adapter"
         classifier.write(arrays)
         kept = kept_round(history, plan.evaluation)
         results = cast(Mapping[str, Any] | None, kept and kept["public"])
         done = 0 if kept is None else sum(bool(row["aggregated"]) and row["round"] <= kept["round"] for row in history)
-        privacy = privacy_json(plan, statements, guarantee=not simulated, reason=reason)
+        privacy = privacy_json(plan, statements, guarantee=not simulated, reason=reason, earlier=earlier)
+        privacy["adapter"] = digest(arrays)
         documents = {
             "README.md": model_card(
                 plan,
@@ -85,6 +115,7 @@ class RunFolder:
                 rounds_done=done,
                 simulated=simulated,
                 at_sites=cast(Mapping[str, Any] | None, kept and kept.get("sites")),
+                earlier=earlier,
             ),
             "privacy.json": json.dumps(privacy, indent=2, ensure_ascii=False) + "\n",
         }
@@ -96,7 +127,35 @@ class RunFolder:
         page = report_html(
             plan, history=history, statements=statements, simulated=simulated, command=command, final=results
         )
-        (self.path / "report.html").write_text(page, encoding="utf-8")
+        with _written(self.path / "report.html"):
+            write_durably(self.path / "report.html", page.encode())
 
     def close(self) -> None:
-        self._metrics.close()
+        os.close(self._metrics)
+
+
+@contextlib.contextmanager
+def _written(where: Path) -> Iterator[None]:
+    """Raises: RunError for what the file system refuses within."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(
+            f"cannot be written ({error.strerror or error}).",
+            where=str(error.filename or where),
+            mend="free space, or make it writable, then go on with `privet server FILE --resume`.",
+        ) from None
+
+
+def _clear(path: Path) -> None:
+    """Remove the drafts of exports and files, and a torn last line of metrics.jsonl."""
+    for pattern in (".*.new", ".*.old"):
+        for draft in path.glob(pattern):
+            shutil.rmtree(draft)
+    for partial in (*path.glob("*.partial"), *path.glob("checkpoints/*.partial")):
+        partial.unlink()
+    metrics = path / "metrics.jsonl"
+    if metrics.exists():
+        with metrics.open("r+b") as file:
+            file.truncate(file.read().rfind(b"\n") + 1)
+            os.fsync(file.fileno())

@@ -2,11 +2,16 @@
 
 One bad reply never ends a round. Every wait is bounded: a round by the plan's time-out, a missing quorum by the
 server's. A round with fewer sound updates than `min_sites` changes nothing.
+
+A round, and an evaluation, has one content for ever: what is asked is recorded before it goes out. A server that is
+started again asks the same sites the same bytes, which they answer from what they stored. Where its own state is not
+what it was (it went back by a round, and another set of sites answered this time), the same number would come with
+other content, which every site refuses. Such a round is lost: it is told so, nobody is asked, the next number comes.
 """
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
@@ -20,42 +25,26 @@ from privet.common.live import Event, Listener
 from privet.common.messages import EvaluateBody, FinishBody, Request, TrainBody, to_record
 from privet.common.methods import State, Stated, Update, aggregation_weights, method_for
 from privet.common.tasks.classification import PublicMetrics
+from privet.server.asked import Asked
 from privet.server.checkpoint import Checkpoint
 from privet.server.heads import Heads
 from privet.server.judgement import NO_PUBLIC, Standing, goes_by_public, judged
 from privet.server.metrics import Evaluation, evaluation_number
-from privet.server.quorum import await_quorum
+from privet.server.progress import Due, Past, Progress, Round
+from privet.server.quorum import await_online, await_quorum
 from privet.server.roster import Roster, sound_reply
 
 _FINISH_TIMEOUT = 15.0  # seconds for the sites to hear that it is over
+_BACK_TIMEOUT = 30.0  # seconds for them to come back first, where the server was started again for that
 _ASK_ANEW = (Code.UNKNOWN_PLAN, Code.PENDING, Code.REFUSED_BUDGET, Code.REFUSED_POLICY, Code.LEDGER_BEHIND)
-
-
-@dataclass
-class _Round:
-    """One round under way."""
-
-    number: int
-    cohort: dict[int, str]
-    started: float
-    bytes_down: int
-    bytes_up: int = 0
-
-
-@dataclass
-class _Due:
-    """A round that is told once the sites' metrics are in."""
-
-    round: _Round
-    row: Event
-    evaluation: Evaluation
 
 
 class PrivetStrategy(Strategy):  # type: ignore[misc]
     """Runs a plan over whatever Grid it is given: the fleet's, or one in this process.
 
     pause(seconds) returns early when something changed; evaluate judges the global adapter on public text; keep stores
-    a checkpoint. Raises: RunError where the quorum is not reached within `wait` seconds.
+    a checkpoint, and asking what will be asked of whom, before it goes out. progress: of a run that goes on.
+    Raises: RunError where the quorum is not reached within `wait` seconds.
     """
 
     def __init__(
@@ -72,6 +61,8 @@ class PrivetStrategy(Strategy):  # type: ignore[misc]
         keep: Callable[[Checkpoint], object] | None = None,
         heads: Heads | None = None,
         session_of: Callable[[int], object] = lambda _node: None,
+        asking: Callable[[Asked], object] | None = None,
+        progress: Progress | None = None,
     ) -> None:
         self.plan, self.spec, self.method = plan, spec, method_for(plan)
         self.state = self.method.init(initial)
@@ -81,34 +72,42 @@ class PrivetStrategy(Strategy):  # type: ignore[misc]
         self.standing = Standing()
         self._sampler = np.random.Generator(np.random.PCG64(plan.method.seed))
         self._pause, self._wait, self._on_event = pause, wait, on_event
-        self._evaluate, self._keep = evaluate, keep
-        self._round: _Round | None = None
-        self._due: _Due | None = None
+        self._evaluate, self._keep, self._asking = evaluate, keep, asking
+        self._round: Round | None = None
+        self._due: Due | None = None
+        self._past = Past(progress, on_event)
+        if progress is not None:
+            self._restore(progress)
 
     # Flower's interface
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Wait for the quorum, draw the cohort, make its requests."""
-        ready = await_quorum(
-            self.roster,
-            grid,
-            server_round,
-            needed=self.plan.cohort.min_sites,
-            wait=self._wait,
-            pause=self._pause,
-            on_event=self._on_event,
-        )
-        size = max(self.plan.cohort.min_sites, round(self.plan.cohort.fraction * len(ready)))
-        names = sorted(self._sampler.choice(sorted(ready), size=min(size, len(ready)), replace=False).tolist())
-        body = TrainBody(plan_digest=self.plan.digest, round=server_round)
+        """Wait for the quorum, draw the cohort, make its requests; none for a round that cannot be run."""
         sent = self.method.broadcast(self.spec, self.state, server_round)
-        record = to_record(Request(body, sent))
+        request = Request(TrainBody(plan_digest=self.plan.digest, round=server_round), sent)
+        known, is_lost = self._past.find(request)
+        if known is not None and is_lost:
+            failed = dict.fromkeys(known.names, str(Code.ROUND_LOST))
+            self._round = Round(server_round, list(known.names), {}, time.monotonic(), 0, failed=failed)
+            return []
+        ready = self._gather(grid, server_round, known, needed=self.plan.cohort.min_sites)
+        if known is None:
+            names = self._draw(ready)
+            self._record(Asked("train", server_round, tuple(names), request.sha256, self._sampler_state()))
+        else:
+            names = list(known.names)
+            self._sampler.bit_generator.state = known.sampler or self._sampler_state()
+            ready = {name: ready[name] for name in names if name in ready}
+            if len(ready) < self.plan.cohort.min_sites:
+                ready = {}  # too few came back, others are here: no budget is spent for what cannot be aggregated
+        record = to_record(request)
         weight = sum(array.nbytes for array in sent.values())
-        self._round = _Round(server_round, {ready[n]: n for n in names}, time.monotonic(), weight * len(names))
+        cohort = {ready[name]: name for name in names if name in ready}
+        self._round = Round(server_round, names, cohort, time.monotonic(), weight * len(cohort))
         self._on_event({"event": "round_started", "round": server_round, "cohort": names})
-        return [grid.create_message(record, MessageType.TRAIN, ready[name], str(server_round)) for name in names]
+        return [grid.create_message(record, MessageType.TRAIN, node, str(server_round)) for node in cohort]
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -118,7 +117,7 @@ class PrivetStrategy(Strategy):  # type: ignore[misc]
             raise RuntimeError("aggregate_train before configure_train")
         now, expected = self._round, self.method.trainable(self.spec, server_round)
         updates: dict[str, dict[str, Floats]] = {}
-        failed: dict[str, str] = {}
+        failed = dict(now.failed)
         for message in replies:
             name = now.cohort.get(message.metadata.src_node_id)
             if name is None or name in updates or name in failed:
@@ -149,11 +148,20 @@ class PrivetStrategy(Strategy):  # type: ignore[misc]
         """Ask the sites that release metrics, where an evaluation is due; at most `plan.num_evaluations` in a run."""
         if self._due is None or self._due.round.number != server_round:
             return []
-        due = self._due
-        asked = due.evaluation.ask(self.plan, self.roster, grid)
+        due, number = self._due, self._due.evaluation.number
         sent = self.method.broadcast(self.spec, self.state, server_round)
-        body = EvaluateBody(plan_digest=self.plan.digest, round=due.evaluation.number, after=server_round)
-        record = to_record(Request(body, sent))
+        request = Request(EvaluateBody(plan_digest=self.plan.digest, round=number, after=server_round), sent)
+        known, is_lost = self._past.find(request)
+        if known is not None and is_lost:
+            due.evaluation.failed = dict.fromkeys(known.names, str(Code.ROUND_LOST))
+            return []
+        if known is not None or self._past.expected:
+            self._gather(grid, server_round, known, needed=0)
+        asked = due.ask(self.plan, self.roster, grid, known)
+        if known is None:
+            names = tuple(sorted(due.evaluation.asked.values()))
+            self._record(Asked("evaluate", number, names, request.sha256))
+        record = to_record(request)
         due.round.bytes_down += len(asked) * sum(array.nbytes for array in sent.values())
         return [grid.create_message(record, MessageType.EVALUATE, node, str(server_round)) for node in asked]
 
@@ -163,13 +171,12 @@ class PrivetStrategy(Strategy):  # type: ignore[misc]
         if due is None:
             return None
         due.evaluation.collect(replies, self.plan, self.roster)
-        pooled = due.evaluation.pooled(self.plan)
-        due.row |= {"sites": None if pooled is None else pooled.to_json(), "evaluation": due.evaluation.to_json()}
-        due.round.bytes_up += sum(counts.nbytes for counts in due.evaluation.answered.values())
+        due.collected(self.plan)
         if self.plan.evaluation.metric == "sites":
             self._weigh(due.row)
-        self._store(due.round.number)
-        self._told(due.round, due.row)
+        row = due.round.timed(due.row)
+        self._store(due.round.number, row)
+        self._told(row)
         return None
 
     def summary(self) -> None:
@@ -195,12 +202,12 @@ class PrivetStrategy(Strategy):  # type: ignore[misc]
         """
         self.summary()
         empty, config, timeout = ArrayRecord(), ConfigRecord(), self.plan.cohort.timeout
-        self._judge(0)
-        number = 0
-        while not self._is_over(number):
-            number += 1
-            messages = self.configure_train(number, empty, config, grid)
-            self.aggregate_train(number, grid.send_and_receive(messages, timeout=timeout))
+        number = self._begin()
+        while self._due is not None or not self._is_over(number):
+            if self._due is None:  # else the evaluation of this round is what a stopped server left
+                number += 1
+                messages = list(self.configure_train(number, empty, config, grid))
+                self.aggregate_train(number, grid.send_and_receive(messages, timeout=timeout) if messages else ())
             messages = list(self.configure_evaluate(number, empty, config, grid))
             self.aggregate_evaluate(number, grid.send_and_receive(messages, timeout=timeout) if messages else ())
         self._conclude(number)
@@ -211,6 +218,8 @@ class PrivetStrategy(Strategy):  # type: ignore[misc]
 
     def finish(self, grid: Grid) -> None:
         """Tell every site that is here that the federation is over."""
+        if self._past.expected:  # the rounds were over when the server was started again
+            await_online(self.roster, grid, self._past.expected, _BACK_TIMEOUT, self._pause)
         record = to_record(Request(FinishBody(plan_digest=self.plan.digest)))
         nodes = list(grid.get_node_ids())
         messages = [grid.create_message(record, MessageType.QUERY, node, "finish") for node in nodes]
@@ -228,16 +237,16 @@ class PrivetStrategy(Strategy):  # type: ignore[misc]
         self.state = self.method.aggregate(self.spec, self.state, number, weighted)
 
     def _finish_round(
-        self, now: _Round, updates: dict[str, dict[str, Floats]], failed: dict[str, str], aggregated: bool
+        self, now: Round, updates: dict[str, dict[str, Floats]], failed: dict[str, str], aggregated: bool
     ) -> None:
         answered = sorted(updates)
         now.bytes_up = sum(array.nbytes for update in updates.values() for array in update.values())
         row: Event = {
             "event": "round",
             "round": now.number,
-            "cohort": sorted(now.cohort.values()),
+            "cohort": sorted(now.names),
             "answered": answered,
-            "missing": sorted(set(now.cohort.values()) - set(answered) - set(failed)),
+            "missing": sorted(set(now.names) - set(answered) - set(failed)),
             "failed": failed,
             "aggregated": aggregated,
             "public": self._judge(now.number) if aggregated else None,
@@ -246,23 +255,70 @@ class PrivetStrategy(Strategy):  # type: ignore[misc]
         }
         if self.plan.evaluation.metric == "public":
             self._weigh(row)
-        self._store(now.number)
+        row = now.timed(row)
         due = evaluation_number(self.plan, self.completed, last=self._is_over(now.number)) if aggregated else None
+        self._store(now.number, row, due)
         if due is None:
-            self._told(now, row)
+            self._told(row)
         else:
-            self._due = _Due(now, row, Evaluation(due))
+            self._due = Due(now, row, Evaluation(due))
 
-    def _told(self, now: _Round, row: Event) -> None:
-        seconds = round(time.monotonic() - now.started, 3)
-        event = row | {"seconds": seconds, "bytes_down": now.bytes_down, "bytes_up": now.bytes_up}
-        self.history.append(event)
-        self._on_event(event)
+    def _told(self, row: Event) -> None:
+        self.history.append(row)
+        self._on_event(row)
 
-    def _store(self, number: int) -> None:
+    def _store(self, number: int, row: Event | None = None, due: int | None = None) -> None:
         if self._keep is not None:
-            sampler = dict(self._sampler.bit_generator.state)
-            self._keep(Checkpoint(self.plan.digest, number, self.completed, self.state, sampler, self.standing))
+            known = self.plan.digest, number, self.completed, self.state, self._sampler_state(), self.standing
+            self._keep(Checkpoint(*known, row=row, due=due, statements=self.roster.statements))
+
+    def _sampler_state(self) -> dict[str, object]:
+        return dict(self._sampler.bit_generator.state)
+
+    def _draw(self, ready: dict[str, int]) -> list[str]:
+        size = max(self.plan.cohort.min_sites, round(self.plan.cohort.fraction * len(ready)))
+        return sorted(self._sampler.choice(sorted(ready), size=min(size, len(ready)), replace=False).tolist())
+
+    # Going on with a run
+
+    def _restore(self, progress: Progress) -> None:
+        checkpoint = progress.checkpoint
+        self.state, self.completed, self.standing = checkpoint.state, checkpoint.completed, checkpoint.standing
+        self._sampler.bit_generator.state = checkpoint.sampler
+        self.history, self._due = list(progress.history), progress.due
+        self._past.remind(self.roster)
+
+    def _begin(self) -> int:
+        """Tell where it starts; the number of the last round that is done."""
+        progress = self._past.progress
+        if progress is None:
+            self._judge(0)
+            self._store(0)
+            return 0
+        number, untold = progress.checkpoint.round, progress.untold
+        self._on_event({"event": "resumed", "round": number, "completed": self.completed})
+        if untold is not None:
+            self._told(untold)
+        return number
+
+    def _record(self, asked: Asked) -> None:
+        if self._asking is not None:
+            self._asking(asked)
+
+    def _gather(self, grid: Grid, number: int, known: Asked | None, needed: int) -> dict[str, int]:
+        """The sites that are ready, `needed` at least; after a restart those that were asked, or answered last, if
+        they come back within a round's time."""
+        return await_quorum(
+            self.roster,
+            grid,
+            number,
+            needed=needed,
+            wait=self._wait,
+            pause=self._pause,
+            on_event=self._on_event,
+            named=self._past.awaited(known),
+            patience=self.plan.cohort.timeout,
+        )
 
     def _weigh(self, row: Event) -> None:
         """Hold the present adapter against the best, where the plan's metric was measured."""

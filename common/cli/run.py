@@ -33,7 +33,14 @@ def check(
     emit(document, lines, as_json)
 
 
-def server(federation_file: FederationFile, as_json: AsJson = False, assignments: Set = None) -> None:
+def server(
+    federation_file: FederationFile,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the newest run of this plan that stopped or was killed.")
+    ] = False,
+    as_json: AsJson = False,
+    assignments: Set = None,
+) -> None:
     """Run a federation: wait for its sites, aggregate their updates, write the run folder."""
     from privet.common.config import load_federation
 
@@ -42,7 +49,7 @@ def server(federation_file: FederationFile, as_json: AsJson = False, assignments
     from privet.server.live import watch
 
     with stopped_by_signal(), watch(f"privet server {federation.name}", as_json=as_json) as listener:
-        run_server(federation, federation_file, listener)
+        run_server(federation, federation_file, listener, resume=resume)
     _leave()
 
 

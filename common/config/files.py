@@ -109,7 +109,7 @@ def load_federation(path: Path, assignments: Sequence[str] = ()) -> Federation:
     if isinstance(server, dict):
         for key in keys:
             server.setdefault(key, str(ServerSpec.model_fields[key].default))
-        _resolve(server, path.parent, keys)
+        _resolve(server, path.parent, [*keys, "init"])
         _resolve(server.get("public"), path.parent, ("source",))
     _resolve(raw.get("simulation"), path.parent, ("data",))
     return _validate(Federation, raw, str(path))

@@ -6,7 +6,15 @@ import unicodedata
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, FailFast, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    FailFast,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from privet.common.config.bounded import MAX_LABELS
 
@@ -81,6 +89,12 @@ class MethodSpec(Table):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0  # of the derived initial weights
     server_learning_rate: Annotated[float, Field(gt=0, le=10)] = 1.0
     server_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    init: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None  # digest of a trained adapter to start from
+
+    @model_serializer(mode="wrap")
+    def _without_none(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """TOML has no null; and a plan that starts anew keeps the digest that it had before this key was."""
+        return {key: value for key, value in handler(self).items() if value is not None}
 
 
 class LoraSpec(Table):
@@ -215,6 +229,7 @@ class ServerSpec(Table):
     state: Path = Path("state")
     runs: Path = Path("runs")
     wait: Annotated[float, Field(gt=0)] = 3600.0  # seconds to wait for min_sites before giving up
+    init: Path | None = None  # the run folder, or its adapter/, of which method.init is the digest
     public: PublicData | None = None
 
 

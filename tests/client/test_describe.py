@@ -188,3 +188,10 @@ def test_no_word_of_the_server_steers_a_terminal(labels: list[str], base: str) -
     for known, plan in ((old, new), (new, old)):
         for line in describe(plan, make_admission(plan, **PENDING), make_site(), update_bytes=1, known=known):
             assert line.isprintable()
+
+
+def test_an_adapter_to_start_from_is_told_and_is_a_change(tmp_path: Path) -> None:
+    plan = _plan()
+    started = plan.model_copy(update={"method": plan.method.model_copy(update={"init": "ab" * 32})})
+    assert changes(plan, started) == [f"method.init: none → {'ab' * 32!r}", "unchanged otherwise"]
+    assert changes(started, plan) == [f"method.init: {'ab' * 32!r} → none", "unchanged otherwise"]

@@ -254,6 +254,7 @@ def scene(
     checkpoints: list[Checkpoint] = []
     patch.setattr("privet.server.strategy.time", clock)
     patch.setattr("privet.server.quorum.time", clock)
+    patch.setattr("privet.server.progress.time", clock)
     patch.setattr("privet.server.roster.time", clock)
     grid = ScriptedGrid(sites)
     strategy = PrivetStrategy(

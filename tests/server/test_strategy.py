@@ -620,7 +620,7 @@ def test_public_metrics_are_judged_at_the_start_and_after_each_change(monkeypatc
 
 
 def _restored(ran: Scene, fresh: Scene, round: int, folder: Any) -> Scene:
-    kept = load_checkpoint(save_checkpoint(ran.checkpoints[round - 1], folder))
+    kept = load_checkpoint(save_checkpoint(ran.checkpoints[round], folder))
     fresh.strategy.state, fresh.strategy.completed = kept.state, kept.completed
     fresh.strategy._sampler.bit_generator.state = kept.sampler
     assert kept.plan_digest == ran.strategy.plan.digest
@@ -645,8 +645,8 @@ def test_a_checkpoint_of_each_round_holds_everything_the_next_one_needs(
         return [Site(name, train=lost_in_the_second) for name in names]
 
     whole = scene(monkeypatch, sites(), the_plan).run()
-    assert [kept.round for kept in whole.checkpoints] == [1, 2, 3, 4, 5, 6]
-    assert [kept.completed for kept in whole.checkpoints] == [1, 1, 2, 3, 4, 5]
+    assert [kept.round for kept in whole.checkpoints] == [0, 1, 2, 3, 4, 5, 6]
+    assert [kept.completed for kept in whole.checkpoints] == [0, 1, 1, 2, 3, 4, 5]
     again = _restored(whole, scene(monkeypatch, sites(), the_plan), round, tmp_path)
     nothing: Any = None
     for number in range(round + 1, 7):
