@@ -9,18 +9,17 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from types import FrameType
 
-from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.app import RecordDict
 
 from privet.client import twins
 from privet.client.agent import Agent
 from privet.client.data import Records, load_records
+from privet.client.door import Door, load_door
 from privet.client.ledger import Ledger, ledger_path
 from privet.client.ledger_evidence import MEND
 from privet.client.link import serve
 from privet.common.config import Site
-from privet.common.errors import Code, ConfigError, RefusedError, TransportError, WireError
-from privet.common.keys import load_site_key
+from privet.common.errors import Code, RefusedError, TransportError, WireError
 from privet.common.live import Listener
 from privet.common.messages import Reply, ReplyBody, parse_request, to_record
 from privet.common.privacy.noise import SecureNoise
@@ -39,7 +38,7 @@ def run_client(site: Site, on_event: Listener) -> None:
 
     torch.set_num_threads(site.resources.threads)
     records = load_records(site, None)
-    doors = {name: _door(site, name) for name in site.federation}
+    doors = {name: load_door(membership, name) for name, membership in site.federation.items()}
     path = ledger_path(site.data.id)
     with Ledger.open(path, agent=True) as ledger:
         _refuse_behind(ledger)
@@ -50,7 +49,7 @@ def run_client(site: Site, on_event: Listener) -> None:
         turn = threading.Lock()
         serving = [_Serving(site, name, records, ledger, turn, on_event) for name in doors]
         with _stop_on_signals([one.stop for one in serving]), ThreadPoolExecutor(len(serving)) as pool:
-            ends = [pool.submit(one.serve, *doors[one.federation]) for one in serving]
+            ends = [pool.submit(one.serve, doors[one.federation]) for one in serving]
             while not all(end.done() for end in ends):  # in short waits: signals are handled in this thread
                 wait(ends, timeout=0.2)
         on_event(_budget(site, ledger))
@@ -58,20 +57,6 @@ def run_client(site: Site, on_event: Listener) -> None:
             end.result()
         for one in serving:
             one.conclude()
-
-
-def _door(site: Site, name: str) -> tuple[bytes, ec.EllipticCurvePrivateKey]:
-    """What opens a federation's server: its CA (PEM) and this site's key."""
-    membership = site.federation[name]
-    key = load_site_key(membership.key)
-    try:
-        return membership.ca.read_bytes(), key
-    except OSError:
-        raise ConfigError(
-            "the CA certificate cannot be read.",
-            where=f"{membership.ca} (federation.{name}.ca)",
-            mend="give the ca.crt that came with the invitation.",
-        ) from None
 
 
 def _refuse_behind(ledger: Ledger) -> None:
@@ -105,13 +90,15 @@ class _Serving:
         self._noise = SecureNoise()
         self._agent = Agent(site, federation, records, ledger, self._tell)
 
-    def serve(self, ca: bytes, key: ec.EllipticCurvePrivateKey) -> None:
+    def serve(self, door: Door) -> None:
         """Raises: TransportError; it is told at once, for the other federations go on."""
         try:
             serve(
                 address=self._site.federation[self.federation].address,
-                ca=ca,
-                key=key,
+                ca=door.ca,
+                key=door.key,
+                proxy=door.proxy,
+                reopen=lambda: load_door(self._site.federation[self.federation], self.federation),
                 answer=self.answer,
                 stop=self.stop,
                 on_event=lambda event, text: self._on_event(

@@ -9,9 +9,10 @@ from typing import Any
 
 import grpc
 
-from privet.client.refusal import Verdict, code_of, judge, reason, why_dropped
-from privet.client.wire import CALL_SECONDS, Wire
-from privet.common.errors import TransportError
+from privet.client.refusal import Verdict, code_of, details_of, judge, reason, why_dropped
+from privet.client.wire import CALL_SECONDS, PULL_SECONDS, Wire
+from privet.common.errors import PrivetError, TransportError
+from privet.common.handshake import Refusal
 
 _MAX_DELAY_SECONDS = 10.0
 _MAX_FAULTS = 5  # tries of a call for one message that the server answers with an internal error
@@ -67,13 +68,34 @@ class Calls:
         Raises: as `attempt`, with TransportError in place of DroppedError.
         """
         try:
-            return self.attempt(method, request, seconds=CALL_SECONDS, abandon=True)
+            seconds = PULL_SECONDS if method == "PullMessages" else CALL_SECONDS
+            return self.attempt(method, request, seconds=seconds, abandon=True)
         except DroppedError as error:
             raise TransportError(
                 f"The server refused this site: {error}.",
                 where=self._address,
                 mend="Check that the server and this site run the same release of privet.",
             ) from None
+
+    def _renewed(self, error: grpc.RpcError, generation: int) -> bool:
+        """Whether a failure may be over because this site's files changed meanwhile: key, CA or proxy.
+
+        Raises: UnregisteredError where there is a new key: the server knows it under another node id.
+        """
+        code = code_of(error)
+        refused = code is grpc.StatusCode.UNAUTHENTICATED and details_of(error) == Refusal.NOT_ENROLLED
+        if not refused and code is not grpc.StatusCode.UNAVAILABLE:
+            return False
+        try:
+            renewed = self._wire.renew(generation, key=refused)
+        except PrivetError as fault:  # half-written, say; what is in use stays
+            self.say(LinkEvent.FAILED, str(fault))
+            return False
+        if renewed and refused:
+            self._known = False
+            self.say(LinkEvent.RETRYING, f"{self._address} refused the key in use; trying the one in its file now")
+            raise UnregisteredError
+        return renewed
 
     def attempt(self, method: str, request: Any, *, seconds: float, abandon: bool) -> Any:
         """Call until the server answers.
@@ -86,17 +108,22 @@ class Calls:
         """
         delay, faults = 1.0, 0
         while True:
+            generation = self._wire.generation
             try:
                 response = self._wire.call(method, request, seconds=seconds, abandon=abandon)
             except grpc.RpcError as error:
                 verdict = judge(error, self._address, known=self._known)
                 faults += code_of(error) in _FAULTS
+                if self._renewed(error, generation):
+                    continue
                 if isinstance(verdict, TransportError):
                     raise verdict from None
                 if verdict is Verdict.REGISTER:
                     raise UnregisteredError from None
                 if verdict is Verdict.DROP or (not method.startswith(("Activate", "PullM")) and faults >= _MAX_FAULTS):
                     raise DroppedError(why_dropped(error)) from None
+                if code_of(error) is grpc.StatusCode.DEADLINE_EXCEEDED:
+                    self._wire.reconnect(generation)
                 wait = delay * random.uniform(0.8, 1.2)
                 self._say_retrying(error, wait)
                 self._wire.pause(wait)

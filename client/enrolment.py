@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import secrets
 import tomllib
 from dataclasses import dataclass
@@ -14,8 +15,8 @@ from pydantic import ValidationError
 from privet.common.config import Invite, Site
 from privet.common.config.files import describe
 from privet.common.errors import ConfigError
-from privet.common.keys import generate_site_key, public_line
-from privet.common.starter import NewFile, create_files, render
+from privet.common.keys import generate_site_key, load_site_key, public_line
+from privet.common.starter import NewFile, create_files, render, replace_file
 
 # What stands in for a key that the operator has yet to fill in, while the rest of a new site.toml is validated.
 _STAND_INS = {"source": "notes.csv", "text": "text", "label": "label", "unit": "patient_id"}
@@ -101,6 +102,48 @@ def create_site(folder: Path, name: str, invite: Invite, answers: SiteAnswers) -
             NewFile(path=made.site, content=text.encode()),
         ]
     )
+    return made
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewKey:
+    """A site's new key, its public half, and where the one before is kept."""
+
+    key: Path
+    public: Path
+    kept: Path
+    public_key: ec.EllipticCurvePublicKey
+
+
+def renew_key(folder: Path, name: str) -> NewKey:
+    """Put a new key in the place of NAME.key and NAME.pub in `folder`; the old one is kept as NAME.key.old (mode 0600).
+
+    An agent that runs goes on with the old key until the server refuses it, and takes the new one then.
+    Raises: ConfigError; also where there is no key, or an older one is still kept.
+    """
+    key, private = generate_site_key()
+    line = public_line(key, name)
+    made = NewKey(
+        key=folder / f"{name}.key",
+        public=folder / f"{name}.pub",
+        kept=folder / f"{name}.key.old",
+        public_key=key.public_key(),
+    )
+    load_site_key(made.key)
+    try:
+        os.link(made.key, made.kept)
+    except FileExistsError:
+        raise ConfigError(
+            "the key before the present one is still kept here.",
+            where=str(made.kept),
+            mend="remove it once the server has the present one.",
+        ) from None
+    except OSError as error:
+        raise ConfigError(
+            f"cannot be made ({error.strerror}).", where=str(made.kept), mend="make its folder writable."
+        ) from None
+    replace_file(made.key, private, private=True)
+    replace_file(made.public, f"{line}\n".encode())
     return made
 
 

@@ -22,6 +22,7 @@ from flwr.proto.fleet_pb2_grpc import FleetStub
 from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
 from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, ObjectTree, PullObjectRequest, PushObjectRequest
 from flwr.proto.node_pb2 import Node
+from flwr.proto.run_pb2 import GetRunRequest
 from flwr.supercore.inflatable.inflatable_object import (
     get_all_nested_objects,
     get_object_tree,
@@ -41,6 +42,7 @@ __all__ = [
     "Error",
     "ErrorCode",
     "FleetStub",
+    "GetRunRequest",
     "Message",
     "Node",
     "NodeAuthClientInterceptor",

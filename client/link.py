@@ -16,6 +16,7 @@ import grpc
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from privet.client.calls import Calls, DroppedError, LinkEvent, UnregisteredError
+from privet.client.door import Door
 from privet.client.flower import (
     HEARTBEAT_DEFAULT_INTERVAL,
     ActivateNodeRequest,
@@ -42,6 +43,7 @@ from privet.client.flower import (
     remove_content_from_message,
     seal,
 )
+from privet.client.proxy import Proxy, route
 from privet.client.wire import CALL_SECONDS, OBJECT_SECONDS, StoppedError, Wire
 from privet.common.errors import Code, TransportError, WireError
 from privet.common.inflation import inflated_bytes
@@ -64,6 +66,8 @@ def serve(
     stop: threading.Event,
     on_event: Callable[[LinkEvent, str], None],
     max_request_bytes: int = 512 << 20,
+    proxy: Proxy | None = None,
+    reopen: Callable[[], Door] | None = None,
 ) -> None:
     """Serve one server until `stop` is set. Blocks; tries for ever to reach a server that is not there.
 
@@ -72,20 +76,23 @@ def serve(
 
     Args:
         address: the server's "host:port".
-        ca: PEM of the CA that signed its certificate.
+        ca: PEM of the CA that signed its certificate, or of several.
         key: this site's EC P-384 key.
         answer: gives the reply to a request. What it raises is told to `on_event` and to nobody else: the server gets
             the fixed word "unavailable".
         stop: set by another thread or a signal handler.
         on_event: called from this thread and its workers, one call at a time, with a line for the operator.
         max_request_bytes: most bytes of one request, inflated.
+        proxy: the way to the server; the environment's is never followed.
+        reopen: reads CA, key and proxy anew, so that replaced files count without a restart: the CA and the proxy when
+            the server cannot be reached, the key when the server refuses the one in use. Raises ConfigError.
 
     Raises:
         TransportError: the server or this site's key cannot be used: wrong CA, name or dates of the certificate, a key
             that is not enrolled or was withdrawn, another instance of this site, a clock that is off.
     """
-    wire = Wire(address, ca, key, stop, MAX_MESSAGE_BYTES)
-    link = _Link(wire, address, public_key_to_bytes(key.public_key()), answer, stop, on_event, max_request_bytes)
+    wire = Wire(address, Door(ca, key, proxy), stop, MAX_MESSAGE_BYTES, reopen)
+    link = _Link(wire, address + route(proxy), address, answer, stop, on_event, max_request_bytes)
     try:
         link.run()
     finally:
@@ -107,24 +114,26 @@ class _Link:
     def __init__(
         self,
         wire: Wire,
+        destination: str,
         address: str,
-        public_key: bytes,
         answer: Callable[[RecordDict], RecordDict],
         stop: threading.Event,
         on_event: Callable[[LinkEvent, str], None],
         max_request_bytes: int,
     ) -> None:
-        self._wire, self._address, self._public_key, self._answer = wire, address, public_key, answer
+        self._wire, self._destination, self._address, self._answer = wire, destination, address, answer
         self._calls, self._stop, self._max_request_bytes = Calls(wire, address, on_event), stop, max_request_bytes
 
     def run(self) -> None:
         """Register and attend to requests until `stop` is set."""
-        self._calls.say(LinkEvent.CONNECTING, f"connecting to {self._address}")
+        self._calls.say(LinkEvent.CONNECTING, f"connecting to {self._destination}")
         while not self._stop.is_set():
             try:
                 node = self._register()
             except StoppedError:
                 break
+            except UnregisteredError:  # with a new key
+                continue
             goodbye = True
             try:
                 with self._wire.heartbeats(node.node_id):
@@ -145,7 +154,8 @@ class _Link:
     # Presence
 
     def _register(self) -> Node:
-        request = ActivateNodeRequest(public_key=self._public_key, heartbeat_interval=HEARTBEAT_DEFAULT_INTERVAL)
+        public_key = public_key_to_bytes(self._wire.key.public_key())
+        request = ActivateNodeRequest(public_key=public_key, heartbeat_interval=HEARTBEAT_DEFAULT_INTERVAL)
         response = self._calls.demand("ActivateNode", request)
         self._calls.say(LinkEvent.ONLINE, f"connected to {self._address}")
         return Node(node_id=response.node_id)

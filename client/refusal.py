@@ -1,12 +1,14 @@
 """What a failed call means: try again, give up the message, register anew, or tell the operator and stop."""
 
+import re
+import time
 from enum import Enum, auto
 from typing import Any
 
 import grpc
 
 from privet.common.errors import TransportError
-from privet.common.handshake import Refusal
+from privet.common.handshake import Refusal, server_time
 
 
 class Verdict(Enum):
@@ -39,7 +41,7 @@ def judge(error: grpc.RpcError, address: str, *, known: bool) -> Verdict | Trans
     """
     code, details = code_of(error), details_of(error)
     if code is grpc.StatusCode.UNAUTHENTICATED:
-        return _unauthenticated(details, address, known)
+        return _unauthenticated(details, address, known, clock_behind(error))
     if code is grpc.StatusCode.ABORTED and details == Refusal.TAKEN_OVER:
         return TransportError(
             "Another instance of this site connected with the same key, and the server now speaks to that one.",
@@ -51,7 +53,7 @@ def judge(error: grpc.RpcError, address: str, *, known: bool) -> Verdict | Trans
             "What answers there is not a privet server.", where=address, mend="Check the address in site.toml."
         )
     if code is grpc.StatusCode.UNAVAILABLE and not known:
-        return _certificate_fault(details, address) or Verdict.RETRY
+        return _proxy_fault(details, address) or _certificate_fault(details, address) or Verdict.RETRY
     if code in _DROP or (code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in details):
         return Verdict.DROP
     return Verdict.RETRY
@@ -62,6 +64,8 @@ def reason(error: grpc.RpcError) -> str:
     code, details = code_of(error), details_of(error).lower()
     if "handshake failed" in details or "verification check" in details:
         return "shows a certificate that cannot be trusted"
+    if proxy_status(details):
+        return "cannot be reached by the proxy"
     if "lookup" in details or "name not found" in details:
         return "cannot be found by name"
     if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED):
@@ -91,12 +95,32 @@ def details_of(error: grpc.RpcError) -> str:
     return str((error.details() if hasattr(error, "details") else "") or "")
 
 
-def _unauthenticated(details: str, address: str, known: bool) -> Verdict | TransportError:
+def clock_behind(error: grpc.RpcError) -> int | None:
+    """Seconds by which this machine's clock is behind the server's, by the time that came with a refusal; or None."""
+    then = server_time(error.trailing_metadata() if hasattr(error, "trailing_metadata") else None)
+    return None if then is None else then - int(time.time())
+
+
+def clock_words(behind: int | None) -> str:
+    """How far the clocks are apart, as a sentence.
+
+    >>> clock_words(410)
+    "This machine's clock is 410 s behind the server's (5 s ahead or 5 min behind at most)."
+    >>> clock_words(None)
+    "This machine's clock and the server's are too far apart (5 s ahead or 5 min behind at most)."
+    """
+    apart = "and the server's are too far apart"
+    if behind is not None:
+        apart = f"is {abs(behind)} s {'behind' if behind >= 0 else 'ahead of'} the server's"
+    return f"This machine's clock {apart} (5 s ahead or 5 min behind at most)."
+
+
+def _unauthenticated(details: str, address: str, known: bool, behind: int | None) -> Verdict | TransportError:
     if details == Refusal.WRONG_NODE:
         return Verdict.REGISTER
     if details == Refusal.WRONG_CLOCK:
         return TransportError(
-            "This machine's clock and the server's are too far apart (5 s ahead or 5 min behind at most).",
+            clock_words(behind),
             where=address,
             mend="Set this machine's clock, best by NTP.",
         )
@@ -117,6 +141,30 @@ def _unauthenticated(details: str, address: str, known: bool) -> Verdict | Trans
         where=address,
         mend="Check that site.toml names the key that belongs to the enrolled .pub file.",
     )
+
+
+def proxy_status(details: str) -> int:
+    """The status with which an HTTP proxy refused a tunnel; 0 where none did."""
+    found = re.search(r"http proxy returned response code ([0-9]{3})", details.lower())
+    return int(found[1]) if found else 0
+
+
+def _proxy_fault(details: str, address: str) -> TransportError | None:
+    """The clear case of a proxy that will not have this site; None for one that may change its mind."""
+    status = proxy_status(details)
+    if status == 407:
+        return TransportError(
+            "The proxy wants a user and a password, or other ones.",
+            where=address,
+            mend="Write them as user:password into the file that `proxy_auth` in site.toml names.",
+        )
+    if 400 <= status < 500:
+        return TransportError(
+            f"The proxy does not let this site through to the server ({status}).",
+            where=address,
+            mend="Ask who runs the proxy to allow CONNECT to this name and port.",
+        )
+    return None
 
 
 def _certificate_fault(details: str, address: str) -> TransportError | None:

@@ -1,9 +1,13 @@
-"""The words that both ends of the wire must spell alike: one header and the reasons for refusing a site."""
+"""The words that both ends of the wire must spell alike: two headers and the reasons for refusing a site."""
 
+from collections.abc import Iterable
 from enum import StrEnum
 
 SESSION_HEADER = "privet-session"
 """Metadata key of the random token by which a server tells one process of a site from the next."""
+
+CLOCK_HEADER = "privet-clock"
+"""Trailing metadata key of the server's Unix time in whole seconds, sent with every refusal."""
 
 
 class Refusal(StrEnum):
@@ -15,3 +19,15 @@ class Refusal(StrEnum):
     MALFORMED = "malformed request"
     WRONG_NODE = "Invalid node ID"
     WRONG_CLOCK = "Invalid timestamp"
+
+
+def server_time(metadata: Iterable[tuple[str, str | bytes]] | None) -> int | None:
+    """The server's Unix time in a refusal's trailing metadata; None where there is none, or no plain number.
+
+    >>> server_time([("privet-clock", "1800000000")]), server_time([("privet-clock", "soon")]), server_time(None)
+    (1800000000, None, None)
+    """
+    for key, value in metadata or ():
+        if key == CLOCK_HEADER and isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 12:
+            return int(value)
+    return None

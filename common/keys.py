@@ -49,10 +49,10 @@ def new_site_key(path: Path) -> ec.EllipticCurvePrivateKey:
     return key
 
 
-def load_site_key(path: Path) -> ec.EllipticCurvePrivateKey:
-    """The private key of `path`, an OpenSSH or PKCS #8 PEM file.
+def read_private(path: Path, what: str, missing: str) -> bytes:
+    """The first 16 KiB of a file with a secret, named `what` in errors; `missing` is the mend where there is no file.
 
-    Raises: ConfigError where it is missing, not EC P-384, under a passphrase, or readable by others than its owner.
+    Raises: ConfigError where it is missing, or may be read by others than its owner.
     """
     where = str(path)
     try:
@@ -60,19 +60,27 @@ def load_site_key(path: Path) -> ec.EllipticCurvePrivateKey:
             mode = os.fstat(file.fileno()).st_mode
             content = file.read(_LARGEST)
     except FileNotFoundError:
-        raise ConfigError(
-            "no such key.", where=where, mend="correct `key`, or make one with `privet init site`."
-        ) from None
+        raise ConfigError(f"no such {what}.", where=where, mend=missing) from None
     except OSError as error:
         raise ConfigError(
             f"cannot be read ({error.strerror}).", where=where, mend="let the account that runs privet own this file."
         ) from None
     if os.name == "posix" and stat.S_IMODE(mode) & 0o077:
         raise ConfigError(
-            "this private key may be read by others than its owner.",
+            f"this private {what} may be read by others than its owner.",
             where=where,
             mend=f"chmod 600 {shlex.quote(where)}",
         )
+    return content
+
+
+def load_site_key(path: Path) -> ec.EllipticCurvePrivateKey:
+    """The private key of `path`, an OpenSSH or PKCS #8 PEM file.
+
+    Raises: ConfigError where it is missing, not EC P-384, under a passphrase, or readable by others than its owner.
+    """
+    where = str(path)
+    content = read_private(path, "key", "correct `key`, or make one with `privet init site`.")
     load = load_ssh_private_key if b"BEGIN OPENSSH PRIVATE KEY" in content else load_pem_private_key
     try:
         key = load(content, None)

@@ -69,8 +69,8 @@ def new_file(path: Path, content: bytes) -> None:
         raise
 
 
-def replace_file(path: Path, content: bytes) -> None:
-    """Put `content` (public, mode 0644) in the place of `path` at once: a reader sees the old file or the new one.
+def replace_file(path: Path, content: bytes, *, private: bool = False) -> None:
+    """Put `content` (mode 0644, `private` 0600) in the place of `path` at once: a reader sees the old file or the new.
 
     Raises: ConfigError.
     """
@@ -78,7 +78,7 @@ def replace_file(path: Path, content: bytes) -> None:
     try:
         descriptor, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         _write(descriptor, content)
-        os.chmod(draft, 0o644)
+        os.chmod(draft, 0o600 if private else 0o644)
         os.replace(draft, path)
     except OSError as error:
         with contextlib.suppress(OSError):

@@ -6,12 +6,13 @@ import shlex
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 
 from privet.common.adapter import digest
 from privet.common.base import checked_base
 from privet.common.config import Federation, ServerSpec
-from privet.common.errors import ConfigError, TransportError
+from privet.common.errors import TransportError
 from privet.common.live import Event, Listener
 from privet.common.methods import method_for
 from privet.common.model import build_classifier, load_tokenizer
@@ -23,6 +24,7 @@ from privet.server.resume import choose_run, resumable
 from privet.server.run_folder import RunFolder
 from privet.server.start import load_start
 from privet.server.strategy import PrivetStrategy
+from privet.server.watch import Watch
 
 
 def run_server(federation: Federation, file: Path, on_event: Listener, *, resume: bool = False) -> Path:
@@ -49,10 +51,15 @@ def run_server(federation: Federation, file: Path, on_event: Listener, *, resume
         stack.callback(os.close, _lock(server))
         going = choose_run(server.runs, plan, resume=resume, command=command)
         fleet = Fleet(
-            address=server.address, certificates=certificates, database=server.state / "fleet.sqlite", allowed=allowed
+            address=server.address,
+            certificates=certificates,
+            database=server.state / "fleet.sqlite",
+            allowed=allowed,
+            on_refusal=lambda refused: on_event({"event": "refused_key", **asdict(refused)}),
         )
         stack.callback(fleet.close)
         fleet.start()
+        watch = Watch(fleet, server, on_event)
         folder = RunFolder.new(server.runs, plan) if going is None else RunFolder(going.path, plan, again=True)
         stack.callback(folder.close)
         stack.enter_context(resumable(command))
@@ -64,6 +71,7 @@ def run_server(federation: Federation, file: Path, on_event: Listener, *, resume
         listen({"event": "listening", "address": server.address, "port": fleet.port, "sites": sorted(allowed.values())})
         if going is not None and going.fault:
             listen({"event": "warning", "text": going.fault})
+        stack.enter_context(watch)
         if is_invite_stale(file.parent / "invite.toml", plan):
             text = "invite.toml names another plan than this one: run `privet init invite` and send it to the sites."
             listen({"event": "warning", "text": text})
@@ -76,7 +84,7 @@ def run_server(federation: Federation, file: Path, on_event: Listener, *, resume
                 classifier.spec,
                 start.arrays,
                 name_of=fleet.name_of,
-                pause=_pause(fleet, server.sites, on_event),
+                pause=_pause(fleet, on_event),
                 wait=server.wait,
                 on_event=listen,
                 evaluate=evaluate,
@@ -128,19 +136,11 @@ def _lock(server: ServerSpec) -> int:
     return descriptor
 
 
-def _pause(fleet: Fleet, sites: Path, on_event: Listener) -> Callable[[float], None]:
-    """Wait for a change at the fleet, then look at the sites folder again: keys come and go without a restart."""
-    told = ""
+def _pause(fleet: Fleet, on_event: Listener) -> Callable[[float], None]:
+    """Wait for a change at the fleet, then tell who is there."""
 
     def pause(seconds: float) -> None:
-        nonlocal told
         fleet.wait_for_change(min(seconds, 2.0))
-        try:
-            fleet.enrol(load_sites(sites))
-        except ConfigError as error:  # a half-copied file must not end the run: the keys known so far stay
-            if str(error) != told:
-                told = str(error)
-                on_event({"event": "warning", "text": told})
         on_event({"event": "online", "sites": sorted(fleet.online().values())})
 
     return pause

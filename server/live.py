@@ -174,6 +174,19 @@ class View:
     def _on_kept(self, event: dict[str, Any]) -> str:
         return f"kept: the adapter of round {event['best']}, {_METRICS[event['metric']]} {event['accuracy']:.3f}"
 
+    def _on_enrolled(self, event: dict[str, Any]) -> str:
+        for name in event["sites"]:
+            self.site(name)
+        return f"the sites' keys changed: {len(event['sites'])} enrolled: {', '.join(event['sites']) or 'none'}"
+
+    def _on_certificate(self, event: dict[str, Any]) -> str:
+        return f"the server's new certificate is in use, valid until {event['until']}"
+
+    def _on_refused_key(self, event: dict[str, Any]) -> str:
+        whose = f" of {event['name']}" if event["name"] else ""
+        key = f"the key{whose} {event['fingerprint']}" if event["fingerprint"] else "somebody"
+        return f"refused {key}: {event['reason']}"
+
     def _on_warning(self, event: dict[str, Any]) -> str:
         return f"warning: {event['text']}"
 
@@ -213,4 +226,6 @@ def _spark(values: list[float]) -> str:
 
 def watch(title: str, *, as_json: bool) -> AbstractContextManager[Listener]:
     """A listener: JSON lines on standard output, or people's words on standard error."""
-    return live.watch(View(title), as_json=as_json, remarkable=("warning", "offer"))
+    return live.watch(
+        View(title), as_json=as_json, remarkable=("warning", "offer", "enrolled", "certificate", "refused_key")
+    )

@@ -116,7 +116,9 @@ def invite(
 @app.command()
 def site(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The site's name: a-z, 0-9, _ and -.")],
-    invite: Annotated[Path, typer.Option(help="The invitation that the server's operator sent.")],
+    invite: Annotated[
+        Path | None, typer.Option(help="The invitation that the server's operator sent.", show_default=False)
+    ] = None,
     folder: Annotated[Path, typer.Option(help="Where the files are made.")] = Path("."),
     data: Annotated[Path | None, typer.Option(help="File of private text: csv, tsv, jsonl or parquet.")] = None,
     text: Annotated[str | None, typer.Option(help="Column with the text.")] = None,
@@ -127,9 +129,21 @@ def site(
     ] = None,
     epsilon: Annotated[float, typer.Option(help="Privacy budget, and this federation's share of it.")] = 8.0,
     delta: Annotated[float | None, typer.Option(help="Default: at most 1e-5 and 0.1 / units.")] = None,
+    new_key: Annotated[
+        bool, typer.Option("--new-key", help="Only a new key pair for the site in this folder; the old key is kept.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Make site.toml, a key pair and ca.crt from an invitation. Overwrites nothing."""
+    if new_key:
+        _new_key(folder, name, as_json)
+        return
+    from privet.common.errors import ConfigError
+
+    if invite is None:
+        raise ConfigError(
+            "an invitation is needed.", where="privet init site", mend="give it with --invite, as the server sent it."
+        )
     from privet.client.enrolment import SiteAnswers, create_site
     from privet.common.config import load_invite
     from privet.common.keys import fingerprint, spoken_certificate, spoken_fingerprint
@@ -166,6 +180,35 @@ def site(
             "   The federation's CA, which they must have too:",
             f"   {authority}",
             f"4. Run `privet check {made.site}`.",
+        ],
+        as_json,
+    )
+
+
+def _new_key(folder: Path, name: str, as_json: bool) -> None:
+    from privet.client.enrolment import renew_key
+    from privet.common.keys import fingerprint, spoken_fingerprint
+
+    made = renew_key(folder, name)
+    spoken = spoken_fingerprint(made.public_key)
+    emit(
+        {
+            "public": str(made.public),
+            "key": str(made.key),
+            "kept": str(made.kept),
+            "fingerprint": fingerprint(made.public_key),
+            "spoken_fingerprint": spoken,
+        },
+        [
+            f"Made a new {made.key} and {made.public}; the key before is kept as {made.kept}.",
+            "",
+            "Next:",
+            f"1. Send {made.public} to the server's operator, who puts it in the place of the old one.",
+            "2. Compare by phone:",
+            f"   {fingerprint(made.public_key)}  (by `ssh-keygen -lf`)",
+            f"   {spoken}  (the same in hexadecimal)",
+            "3. An agent that runs goes on with the old key until the server has the new one. Start none in between.",
+            f"4. Then remove {made.kept}.",
         ],
         as_json,
     )

@@ -125,7 +125,7 @@ def load_site(path: Path, assignments: Sequence[str] = ()) -> Site:
     _resolve(raw.get("data"), path.parent, ("source", "exclude"))
     federations = raw.get("federation")
     for table in federations.values() if isinstance(federations, dict) else ():
-        _resolve(table, path.parent, ("ca", "key"))
+        _resolve(table, path.parent, ("ca", "key", "proxy_auth"))
     return _validate(Site, raw, str(path))
 
 

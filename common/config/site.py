@@ -79,8 +79,10 @@ class MembershipSpec(Table):
     """One federation this site takes part in. Its (epsilon, delta) is a share of the budget."""
 
     address: Annotated[str, Field(pattern=r"^([^\s:/]+|\[[0-9a-fA-F:]+\]):[0-9]{1,5}$")]
-    ca: Path
+    ca: Path  # may hold several certificates: the old authority's and the new one's
     key: Path
+    proxy: Annotated[str, Field(pattern=r"^http://([^\s:/@]+|\[[0-9a-fA-F:]+\]):[0-9]{1,5}/?$")] | None = None
+    proxy_auth: Path | None = None  # a private file with user:password for the proxy
     epsilon: Epsilon
     delta: Delta
     plan: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None  # the digest the invitation named; others wait
@@ -90,6 +92,12 @@ class MembershipSpec(Table):
     declared_weight: Annotated[float, Field(gt=0, le=1e9)] | None = None
     expected_batch: Annotated[int, Field(ge=1)] | None = None  # where the plan says expected_batch = "site"
     base: str | None = None  # where this site keeps the plan's base model; its digest is checked all the same
+
+    @model_validator(mode="after")
+    def _check_proxy(self) -> Self:
+        if self.proxy_auth is not None and self.proxy is None:
+            raise ValueError("Expected proxy beside proxy_auth: it says who this site is to the proxy.")
+        return self
 
 
 class Site(Table):

@@ -5,5 +5,6 @@ The server's end of the wire. `Fleet` listens, lets allowed sites in and opens r
 
 from privet.server.fleet.fleet import Fleet
 from privet.server.fleet.grid import FleetGrid
+from privet.server.fleet.refusals import RefusedKey
 
-__all__ = ["Fleet", "FleetGrid"]
+__all__ = ["Fleet", "FleetGrid", "RefusedKey"]

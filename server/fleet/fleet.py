@@ -3,7 +3,7 @@
 import os
 import threading
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -31,7 +31,9 @@ from privet.server.fleet.flower import (
     public_key_to_bytes,
 )
 from privet.server.fleet.grid import FleetGrid
+from privet.server.fleet.health import health_handler
 from privet.server.fleet.listener import Listener
+from privet.server.fleet.refusals import Refusals, RefusedKey
 from privet.server.fleet.service import FleetService
 from privet.server.fleet.store import MemoryStore
 from privet.server.fleet.traffic import Traffic
@@ -59,6 +61,7 @@ class Fleet:
         allowed: Mapping[bytes, str],
         max_message_bytes: int = 64 << 20,
         max_reply_bytes: int = 512 << 20,
+        on_refusal: Callable[[RefusedKey], None] = lambda _: None,
     ) -> None:
         """Nothing is opened before `start`.
 
@@ -69,6 +72,7 @@ class Fleet:
             allowed: public key (PEM) of each allowed site -> its name.
             max_message_bytes: most bytes of one RPC.
             max_reply_bytes: most bytes of one reply, on its way in and inflated.
+            on_refusal: told, in a thread of its own, of keys that were refused; see `Refusals` for how often.
 
         Raises:
             TransportError: a key is not an EC P-384 public key.
@@ -78,6 +82,9 @@ class Fleet:
         self._allowed = _checked(allowed)
         self._nodes: dict[bytes, int] = {}  # allowed key -> node id
         self._names: dict[int, str] = {}  # of every site that is or was allowed
+        self._owners: dict[bytes, str] = {}  # key -> name, of every site that is or was allowed
+        self._enrolling = threading.Lock()
+        self._refusals = Refusals(on_refusal, lambda key: self._owners.get(key))
         self._seen_version = 0
         self._listener: Listener | None = None
         self.state: LinkState | None = None
@@ -100,18 +107,20 @@ class Fleet:
             self._end_old_runs()
             self.enrol(self._allowed)
             service = FleetService(factory, objects, self.store, self.traffic, self.max_reply_bytes)
-            gatekeeper = Gatekeeper(factory, lambda: self._nodes)
+            gatekeeper = Gatekeeper(factory, lambda: self._nodes, self._refusals)
             self._listener = Listener(
                 self._address,
                 self._certificates,
                 service,
                 [RpcErrorTranslationServerInterceptor(), gatekeeper],
                 self._max_message_bytes,
+                [health_handler(lambda: self.closing)],
             )
         except BaseException:
             close_database(self.state)
             raise
         self.port = self._listener.port
+        self._refusals.start()
         self._listener.start()
 
     def close(self) -> None:
@@ -120,8 +129,18 @@ class Fleet:
         if self._listener is not None:
             self._listener.close()
             self._listener = None
+            self._refusals.close()
         if self.state is not None:
             close_database(self.state)
+
+    def renew(self, certificates: tuple[bytes, bytes, bytes]) -> None:
+        """Show another certificate to whoever connects from now on.
+
+        Raises:
+            TransportError: the certificate is not for the key; the one shown so far stays.
+        """
+        if self._listener is not None:
+            self._listener.renew(certificates)
 
     @property
     def closing(self) -> bool:
@@ -139,21 +158,25 @@ class Fleet:
             TransportError: a key is not an EC P-384 public key.
         """
         allowed = _checked(allowed)
-        if allowed == self._allowed and self._nodes.keys() == allowed.keys():
-            return
-        self._allowed = allowed
-        if self.state is None:
-            return
-        known = {node.public_key: node.node_id for node in self.state.get_node_info()}
-        for key, name in self._allowed.items():
-            if key not in known:
-                known[key] = self.state.create_node(NOOP_FLWR_AID, NOOP_ACCOUNT_NAME, key, 0, name=name)
-            self._names[known[key]] = name
-        self._nodes = {key: known[key] for key in self._allowed}
-        for key, node_id in known.items():
-            if key not in self._nodes:
-                self.state.deactivate_node(node_id)
-        self.traffic.allow(self._nodes.values())
+        with self._enrolling:
+            if allowed == self._allowed and self._nodes.keys() == allowed.keys():
+                return
+            self._allowed = allowed
+            if self.state is None:
+                return
+            rows = self.state.get_node_info()
+            known = {node.public_key: node.node_id for node in rows}
+            owners = {node.public_key: node.name for node in rows if node.name}
+            for key, name in self._allowed.items():
+                if key not in known:
+                    known[key] = self.state.create_node(NOOP_FLWR_AID, NOOP_ACCOUNT_NAME, key, 0, name=name)
+                self._names[known[key]] = name
+            self._owners = owners | self._allowed
+            self._nodes = {key: known[key] for key in self._allowed}
+            for key, node_id in known.items():
+                if key not in self._nodes:
+                    self.state.deactivate_node(node_id)
+            self.traffic.allow(self._nodes.values())
 
     def name_of(self, node_id: int) -> str:
         """The name of a site that is or was allowed.

@@ -14,7 +14,9 @@ from flwr.common.constant import (
     NOOP_ACCOUNT_NAME,
     NOOP_FLWR_AID,
     PUBLIC_KEY_HEADER,
+    SIGNATURE_HEADER,
     SUPERLINK_NODE_ID,
+    TIMESTAMP_HEADER,
     ErrorCode,
     Status,
     SubStatus,
@@ -56,7 +58,7 @@ from flwr.supercore.inflatable.inflatable_object import (
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents, validate_object_content
 from flwr.supercore.interceptors import RpcErrorTranslationServerInterceptor
 from flwr.supercore.object_store import NoObjectInStoreError, ObjectStore, ObjectStoreFactory
-from flwr.supercore.primitives.asymmetric import bytes_to_public_key, public_key_to_bytes
+from flwr.supercore.primitives.asymmetric import bytes_to_public_key, public_key_to_bytes, verify_signature
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.supercore.utils import get_metadata_bytes, get_metadata_str
@@ -71,7 +73,9 @@ __all__ = [
     "NOOP_FEDERATION_ID",
     "NOOP_FLWR_AID",
     "PUBLIC_KEY_HEADER",
+    "SIGNATURE_HEADER",
     "SUPERLINK_NODE_ID",
+    "TIMESTAMP_HEADER",
     "ActivateNodeRequest",
     "ActivateNodeResponse",
     "ConfirmMessageReceivedRequest",
@@ -127,6 +131,7 @@ __all__ = [
     "remove_content_from_message",
     "seal",
     "validate_object_content",
+    "verify_signature",
 ]
 _PUBLIC = {"DEFAULT_TTL", "Error", "Grid", "Message", "Metadata", "RecordDict", "close_database", "seal"}
 INTERNALS = tuple(name for name in __all__ if name not in _PUBLIC)

@@ -31,18 +31,19 @@ class Listener:
         servicer: FleetServicer,
         interceptors: Sequence[Any],
         max_message_bytes: int,
+        others: Sequence[Any] = (),
     ) -> None:
         """Bind `address` ("host:port"; port 0 picks a free one).
 
         Args:
             certificates: PEM of the CA, of the server's certificate and of its private key.
             max_message_bytes: most bytes of one RPC.
+            others: handlers of further methods.
 
         Raises:
             TransportError: the certificate is not for the key, or the address cannot be bound.
         """
-        _ca, certificate, key = certificates
-        _check_pair(certificate, key)
+        self._pair = _checked_pair(certificates)
         self._executor = concurrent.futures.ThreadPoolExecutor(MAX_WORKERS, thread_name_prefix="fleet")
         self._server = grpc.server(
             self._executor,
@@ -58,8 +59,10 @@ class Listener:
             ],
         )
         add_FleetServicer_to_server(servicer, self._server)
+        self._server.add_generic_rpc_handlers(tuple(others))
+        credentials = grpc.dynamic_ssl_server_credentials(self._pair, lambda: self._pair)
         try:
-            self.port = int(self._server.add_secure_port(address, grpc.ssl_server_credentials(((key, certificate),))))
+            self.port = int(self._server.add_secure_port(address, credentials))
         except RuntimeError:
             self._executor.shutdown(wait=False)
             raise _cannot_bind(address) from None
@@ -68,13 +71,23 @@ class Listener:
         """Serve."""
         self._server.start()
 
+    def renew(self, certificates: tuple[bytes, bytes, bytes]) -> None:
+        """Show another certificate to whoever connects from now on; connections that stand are left alone.
+
+        Raises:
+            TransportError: the certificate is not for the key; the one shown so far stays.
+        """
+        self._pair = _checked_pair(certificates)
+
     def close(self) -> None:
         """Stop serving; requests under way get two seconds to end."""
         self._server.stop(_STOP_SECONDS).wait()
         self._executor.shutdown(wait=False)
 
 
-def _check_pair(certificate: bytes, key: bytes) -> None:
+def _checked_pair(certificates: tuple[bytes, bytes, bytes]) -> Any:
+    """gRPC's form of a server certificate and its private key, found to belong together."""
+    _ca, certificate, key = certificates
     try:
         certified = x509.load_pem_x509_certificate(certificate).public_key()
         owned = load_pem_private_key(key, None).public_key()
@@ -88,6 +101,7 @@ def _check_pair(certificate: bytes, key: bytes) -> None:
             "The server's certificate is not for its private key.",
             mend="Give a certificate and a key that were made together.",
         )
+    return grpc.ssl_server_certificate_configuration([(key, certificate)])
 
 
 def _cannot_bind(address: str) -> TransportError:

@@ -1,11 +1,14 @@
 """How a failed call is judged. The details are gRPC's own, as seen on real connections."""
 
+import re
+import time
+
 import grpc
 import pytest
 
 from privet.client.refusal import Verdict, judge, reason, why_dropped
 from privet.common.errors import TransportError
-from privet.common.handshake import Refusal
+from privet.common.handshake import CLOCK_HEADER, Refusal
 
 CODE = grpc.StatusCode
 TLS = "failed to connect to all addresses; last error: UNKNOWN: ipv4:10.0.0.1:9092: Tls handshake failed "
@@ -28,6 +31,7 @@ OTHER_NAME = (
 )
 REFUSED = "failed to connect to all addresses; last error: UNKNOWN: ipv4:10.0.0.1:9092: Connection refused"
 HUNG_UP = TLS + "(TSI_HANDSHAKE_SHUTDOWN): Handshake read failed: Socket closed"
+BY_PROXY = "failed to connect to all addresses; last error: UNKNOWN: HTTP proxy returned response code "
 NO_NAME = "errors resolving hub.example:9092: [address lookup failed for hub.example:9092: Domain name not found]"
 
 
@@ -50,6 +54,8 @@ class Failure(grpc.RpcError):  # type: ignore[misc]
         (CODE.UNAVAILABLE, EXPIRED, "out of its dates"),
         (CODE.UNAVAILABLE, OTHER_NAME, "not for hub.example"),
         (CODE.UNAVAILABLE, NOT_TLS, "does not speak TLS"),
+        (CODE.UNAVAILABLE, BY_PROXY + "407", "user and a password"),
+        (CODE.UNAVAILABLE, BY_PROXY + "403", "does not let this site through to the server (403)"),
         (CODE.UNIMPLEMENTED, "unknown service", "not a privet server"),
         (CODE.UNAUTHENTICATED, Refusal.NOT_ENROLLED, "does not know this site's key"),
         (CODE.UNAUTHENTICATED, Refusal.WRONG_CLOCK, "clock"),
@@ -78,6 +84,7 @@ def test_bad_certificate_of_a_server_known_from_before_is_tried_again(details: s
         (CODE.UNAVAILABLE, REFUSED, Verdict.RETRY),
         (CODE.UNAVAILABLE, HUNG_UP, Verdict.RETRY),
         (CODE.UNAVAILABLE, NO_NAME, Verdict.RETRY),
+        (CODE.UNAVAILABLE, BY_PROXY + "502", Verdict.RETRY),
         (CODE.UNAVAILABLE, "recvmsg:Connection reset by peer", Verdict.RETRY),
         (CODE.DEADLINE_EXCEEDED, "", Verdict.RETRY),
         (CODE.CANCELLED, "", Verdict.RETRY),
@@ -98,6 +105,16 @@ def test_key_refused_after_it_was_accepted_was_withdrawn() -> None:
     error = judge(Failure(CODE.UNAUTHENTICATED, Refusal.NOT_ENROLLED), "hub.example:9092", known=True)
     assert isinstance(error, TransportError)
     assert "withdrew" in error.what
+
+
+def test_a_clock_is_told_by_how_much_it_is_off() -> None:
+    class Refused(Failure):
+        def trailing_metadata(self) -> list[tuple[str, str]]:
+            return [("other", "x"), (CLOCK_HEADER, str(int(time.time()) + 410))]
+
+    error = judge(Refused(CODE.UNAUTHENTICATED, Refusal.WRONG_CLOCK), "hub.example:9092", known=False)
+    assert isinstance(error, TransportError)
+    assert re.fullmatch(r"This machine's clock is 4(10|09) s behind the server's \(.*\)\.", error.what)
 
 
 def test_error_without_a_code_is_tried_again() -> None:

@@ -461,6 +461,9 @@ def test_relative_paths_are_taken_from_the_files_folder(tmp_path: Path, monkeypa
     assert (site.data.source, site.data.exclude) == (tmp_path / "notes.csv", tmp_path / "no.txt")
     member = site.federation["hospitals"]
     assert (member.ca, member.key) == (tmp_path / "ca.crt", tmp_path / "north.key")
+    proxied = SITE["federation"]["hospitals"] | {"proxy": "http://proxy.example:3128", "proxy_auth": "proxy.txt"}
+    site = load_site(_write(tmp_path, edited(SITE, "federation.hospitals", proxied), "site.toml"))
+    assert site.federation["hospitals"].proxy_auth == tmp_path / "proxy.txt"
 
 
 # The digest

@@ -341,3 +341,28 @@ def test_default_delta_is_small_enough(units: int) -> None:
     assert default_delta(units) <= min(1e-5, bound)
     assert default_delta(units) >= min(1e-5, 0.9 * bound)
     assert default_delta(None) == 1e-6
+
+
+def test_new_key_keeps_the_old_one_and_nothing_else_changes(tmp_path: Path) -> None:
+    _init_federation(tmp_path / "fed")
+    folder = tmp_path / "site"
+    _json("site", "clinic-a", "--invite", tmp_path / "fed" / "invite.toml", "--folder", folder, *ANSWERS)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    told = _json("site", "clinic-a", "--new-key", "--folder", folder)
+    after = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert after.pop("clinic-a.key.old") == before["clinic-a.key"]
+    assert {name for name in after if after[name] != before[name]} == {"clinic-a.key", "clinic-a.pub"}
+    assert told["fingerprint"] == fingerprint(load_site_key(folder / "clinic-a.key"))
+    assert told["fingerprint"] == fingerprint(read_public_file(folder / "clinic-a.pub")[1])
+    assert all((folder / name).stat().st_mode & 0o777 == 0o600 for name in ("clinic-a.key", "clinic-a.key.old"))
+    with pytest.raises(ConfigError, match="still kept"):  # two rotations at once would lose the key that is enrolled
+        _run("site", "clinic-a", "--new-key", "--folder", folder)
+    assert (folder / "clinic-a.key").read_bytes() == after["clinic-a.key"]
+
+
+def test_new_key_needs_a_key_and_a_site_needs_an_invitation(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such key"):
+        _run("site", "clinic-a", "--new-key", "--folder", tmp_path)
+    with pytest.raises(ConfigError, match="an invitation is needed"):
+        _run("site", "clinic-a", "--folder", tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -5,6 +5,7 @@ Run as a script it is such a process: ``sites.py FOLDER ADDRESS MODE`` with `ca.
 
 import privet.common.quiet  # noqa: F401, I001 - before flwr
 
+import hashlib
 import os
 import shutil
 import signal
@@ -24,7 +25,7 @@ from flwr.app import ConfigRecord, Message, RecordDict
 
 from privet.client.link import LinkEvent, hard_exit, serve
 from privet.common.errors import TransportError
-from privet.server.fleet import Fleet, FleetGrid
+from privet.server.fleet import Fleet, FleetGrid, RefusedKey
 from tests.integration.tls import Authority, new_key, private_pem, public_pem
 
 PATIENCE = 30.0
@@ -74,6 +75,8 @@ class Hall:
         database: Path | None = None,
         port: int = 0,
         max_reply_bytes: int = 64 << 20,
+        certificates: tuple[bytes, bytes, bytes] | None = None,
+        on_refusal: Callable[[RefusedKey], None] = lambda _: None,
     ) -> Fleet:
         """A server that allows these sites; not started."""
         if database is None:
@@ -82,10 +85,11 @@ class Hall:
             shutil.copyfile(self._template, database)
         return Fleet(
             address=f"127.0.0.1:{port}",
-            certificates=self.authority.server(),
+            certificates=certificates or self.authority.server(),
             database=database,
             allowed={public_pem(key): name for name, key in sites.items()},
             max_reply_bytes=max_reply_bytes,
+            on_refusal=on_refusal,
         )
 
 
@@ -98,10 +102,11 @@ class SiteThread:
         ca: bytes,
         key: ec.EllipticCurvePrivateKey | None = None,
         answer: Callable[[RecordDict], RecordDict] = echo,
+        **options: object,
     ) -> None:
         self.stop, self.events = threading.Event(), list[tuple[LinkEvent, str]]()
         self.error: BaseException | None = None
-        self._arguments = {"address": address, "ca": ca, "key": key or new_key(), "answer": answer}
+        self._arguments = {"address": address, "ca": ca, "key": key or new_key(), "answer": answer, **options}
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -133,7 +138,10 @@ class SiteThread:
 
 
 class SiteProcess:
-    """A site in a process of its own; modes: echo, hang (receives a request and never answers), slow (2 s)."""
+    """A site in a process of its own; modes: echo, hang (receives a request and never answers), slow (2 s);
+
+    hashing and holding: 75 s of work that keeps Python's interpreter busy, or locked for seconds.
+    """
 
     def __init__(self, folder: Path, address: str, ca: bytes, key: ec.EllipticCurvePrivateKey, mode: str) -> None:
         folder.mkdir(exist_ok=True)
@@ -179,6 +187,10 @@ class SiteProcess:
         """SIGTERM."""
         self._process.terminate()
 
+    def signal(self, number: int) -> None:
+        """Any signal."""
+        self._process.send_signal(number)
+
     def kill(self) -> None:
         """SIGKILL."""
         self._process.kill()
@@ -209,6 +221,10 @@ class Scene:
         self._stack.callback(site.stop.set)
         return site
 
+    def on_end(self, act: Callable[[], object]) -> None:
+        """Do this when the test ends."""
+        self._stack.callback(act)
+
     def process(self, name: str, mode: str, folder: Path) -> SiteProcess:
         """The site as a process."""
         process = SiteProcess(folder, self.address, self.ca, self.keys[name], mode)
@@ -237,6 +253,21 @@ def texts(fleet: Fleet, replies: list[Message]) -> dict[str, str]:
     }
 
 
+def hashing(seconds: float) -> None:
+    """Keep a core busy in Python alone."""
+    end, digest = time.monotonic() + seconds, b""
+    while time.monotonic() < end:
+        for _ in range(1000):
+            digest = hashlib.sha256(digest).digest()
+
+
+def holding(seconds: float) -> None:
+    """Keep the interpreter's lock in stretches of several seconds: one call of C that lets nobody else in."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        sum(range(150_000_000))
+
+
 def _main(folder: Path, address: str, mode: str) -> int:
     stop = threading.Event()
 
@@ -246,7 +277,11 @@ def _main(folder: Path, address: str, mode: str) -> int:
     signal.signal(signal.SIGTERM, on_signal)
 
     def answer(request: RecordDict) -> RecordDict:
-        if mode != "echo":
+        print("request", text_of(request), flush=True)
+        if mode in ("hashing", "holding"):
+            work = {"hashing": hashing, "holding": holding}[mode]
+            work(75.0)
+        elif mode != "echo":
             time.sleep(2.0 if mode == "slow" else 3600.0)
         return echo(request)
 

@@ -12,6 +12,7 @@ import grpc
 import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 
+from privet.client.door import Door
 from privet.client.flower import (
     ActivateNodeRequest,
     Error,
@@ -41,7 +42,7 @@ class Mallory:
 
     def __init__(self, scene: Scene) -> None:
         key = scene.keys["south"]
-        self._wire = Wire(scene.address, scene.ca, key, threading.Event(), 64 << 20)
+        self._wire = Wire(scene.address, Door(scene.ca, key), threading.Event(), 64 << 20)
         request = ActivateNodeRequest(public_key=public_pem(key), heartbeat_interval=30.0)
         self.node = Node(node_id=self.call("ActivateNode", request).node_id)
 

@@ -8,25 +8,32 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.app import RecordDict
 
+from privet.client.door import Door
 from privet.client.flower import (
     ActivateNodeRequest,
+    ConfirmMessageReceivedRequest,
     DeactivateNodeRequest,
     Node,
     NodeAuthClientInterceptor,
     PullMessagesRequest,
+    PullObjectRequest,
+    PushMessagesRequest,
+    PushObjectRequest,
     SendNodeHeartbeatRequest,
 )
 from privet.client.link import LinkEvent, serve
 from privet.client.wire import Wire
 from privet.common.errors import TransportError
 from privet.common.handshake import Refusal
-from privet.server.fleet import Fleet
-from tests.integration.sites import Hall, Scene, SiteProcess, SiteThread, ask, echo, texts
+from privet.common.keys import fingerprint
+from privet.server.fleet import Fleet, RefusedKey
+from privet.server.fleet.authentication import _OFFERED
+from tests.integration.sites import Hall, Scene, SiteProcess, SiteThread, ask, echo, eventually, texts
 from tests.integration.tls import Authority, new_key, public_pem
 
 
 def wire_of(scene: Scene, key: ec.EllipticCurvePrivateKey) -> Wire:
-    return Wire(scene.address, scene.ca, key, threading.Event(), 64 << 20)
+    return Wire(scene.address, Door(scene.ca, key), threading.Event(), 64 << 20)
 
 
 def test_unknown_key_is_refused_and_the_server_goes_on(scene: Scene) -> None:
@@ -126,22 +133,35 @@ def test_forged_requests_are_refused_and_the_site_stays(scene: Scene) -> None:
     site = scene.site("north")
     scene.gather("north")
     (node_id,) = scene.fleet.online()
+    told: list[RefusedKey] = []
+    scene.fleet._refusals._tell = told.append
     mallory = wire_of(scene, scene.keys["south"])  # enrolled, and after another site's place
+    own = next(node for node in scene.fleet.traffic.allowed if node != node_id)
     victim, forged = public_pem(scene.keys["north"]), Node(node_id=node_id)
     attempts = [
         ("ActivateNode", ActivateNodeRequest(public_key=victim, heartbeat_interval=1800.0), Refusal.MALFORMED),
         ("DeactivateNode", DeactivateNodeRequest(node_id=node_id), Refusal.WRONG_NODE),
         ("PullMessages", PullMessagesRequest(node=forged), Refusal.WRONG_NODE),
         ("SendNodeHeartbeat", SendNodeHeartbeatRequest(node=forged, heartbeat_interval=30.0), Refusal.WRONG_NODE),
+        ("PullObject", PullObjectRequest(node=forged, run_id=1, object_id="0" * 64), Refusal.WRONG_NODE),
+        ("ConfirmMessageReceived", ConfirmMessageReceivedRequest(node=forged, run_id=1), Refusal.WRONG_NODE),
+        ("PushMessages", PushMessagesRequest(node=forged), Refusal.WRONG_NODE),
+        ("PushObject", PushObjectRequest(node=forged, run_id=1, session_id="s", object_id="0"), Refusal.WRONG_NODE),
+        ("PullMessages", PullMessagesRequest(), Refusal.WRONG_NODE),
+        ("PushMessages", PushMessagesRequest(node=Node(node_id=own)), Refusal.MALFORMED),
     ]
     for method, request, refusal in attempts:
         with pytest.raises(grpc.RpcError) as caught:
             mallory.call(method, request, seconds=10.0, abandon=False)
         assert caught.value.details() == refusal
+    assert {method for method, _, _ in attempts} == {path.rpartition("/")[2] for path in _OFFERED}  # every RPC
     mallory.close()
     with scene.fleet.run() as grid:
         assert texts(scene.fleet, ask(grid, "hello", 20.0)) == {"north": "HELLO"}
     assert site.error is None
+    assert [(one.fingerprint, one.name) for one in told] == [
+        (fingerprint(scene.keys["south"]), "south")
+    ]  # one a minute
 
 
 def test_signature_by_another_key_is_refused(scene: Scene) -> None:
@@ -149,15 +169,18 @@ def test_signature_by_another_key_is_refused(scene: Scene) -> None:
         def __init__(self, private: object, public: object) -> None:
             super().__init__(private, scene.keys["north"].public_key())
 
+    told: list[RefusedKey] = []
+    scene.fleet._refusals._tell = told.append
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("privet.client.wire.NodeAuthClientInterceptor", Forger)
-        wire = Wire(scene.address, scene.ca, new_key(), threading.Event(), 64 << 20)
+        patch.setattr("privet.client.channel.NodeAuthClientInterceptor", Forger)
+        wire = Wire(scene.address, Door(scene.ca, new_key()), threading.Event(), 64 << 20)
     request = ActivateNodeRequest(public_key=public_pem(scene.keys["north"]), heartbeat_interval=30.0)
     with pytest.raises(grpc.RpcError) as caught:
         wire.call("ActivateNode", request, seconds=10.0, abandon=False)
     wire.close()
     assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
     assert scene.fleet.online() == {}
+    assert eventually(lambda: [(one.name, one.reason) for one in told] == [("north", "invalid signature")])
 
 
 @pytest.mark.parametrize("method", ["RegisterNode", "UnregisterNode", "GetRun", "GetFab"])

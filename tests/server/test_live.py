@@ -49,6 +49,22 @@ LINES: list[tuple[Event, str | None]] = [
     ({"event": "warning", "text": "the disk is nearly full"}, "warning: the disk is nearly full"),
     ({"event": "finished", "run": "/runs/x", "rounds": 3}, "done after 3 rounds: /runs/x"),
     ({"event": "something new", "x": 1}, None),
+    (
+        {"event": "enrolled", "sites": ["north", "south"]},
+        "the sites' keys changed: 2 enrolled: north, south",
+    ),
+    (
+        {"event": "certificate", "until": "2031-02-03"},
+        "the server's new certificate is in use, valid until 2031-02-03",
+    ),
+    (
+        {"event": "refused_key", "fingerprint": "SHA256:abc", "name": "north", "reason": "not enrolled"},
+        "refused the key of north SHA256:abc: not enrolled",
+    ),
+    (
+        {"event": "refused_key", "fingerprint": None, "name": None, "reason": "no key"},
+        "refused somebody: no key",
+    ),
 ]
 EVALUATED: list[tuple[Event, str | None]] = [
     (
