@@ -17,6 +17,9 @@ class Refusal(StrEnum):
     TAKEN_OVER = "another instance of this site took over"
     NOT_OFFERED = "not offered by this server"
     MALFORMED = "malformed request"
+    NOT_IN_HAND = "no message in hand that this could answer, or more than a site may send"
+    RUN_OVER = "the run is over"
+    TOO_MANY_CALLS = "too many calls at a time"
     WRONG_NODE = "Invalid node ID"
     WRONG_CLOCK = "Invalid timestamp"
 

@@ -1,32 +1,26 @@
-"""Requests and replies, and their strict passage through Flower's RecordDict.
-
-On the wire a message is one RecordDict with at most two records: `privet`, a ConfigRecord with the single key `body`
-(canonical JSON of a known schema), and `arrays`, an ArrayRecord whose arrays are raw little-endian float32. Nothing is
-ever unpickled; an array's size is checked against its declared shape before it is read.
+"""Requests and replies: bodies of known schemas, and named arrays. `record` passes them through Flower's RecordDict.
 
 The allowed fields of a reply are those of `Reply`, and nothing else leaves a site.
 """
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from flwr.app import RecordDict
 from pydantic import Field, ValidationError
 
 from privet.common.adapter import Arrays, Floats
 from privet.common.config.plan import Table
 from privet.common.errors import Code, WireError
 from privet.common.privacy.statement import Statement
+from privet.common.record import MAX_VALUES, carried_bytes, carry, read, unpack_arrays
 
-_STYPE = "privet.float32.le"
-_MAX_BODY = 4 << 20
-_MAX_ARRAYS = 4096
-_MAX_VALUES = 1 << 26  # of all arrays of a message together: 256 MiB of float32
+_MAX_BODY = 4 << 20  # characters of a request's: it may hold a plan
+_MAX_REPLY_BODY = 64 << 10  # a code, a statement, a sealed head
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Head = Annotated[str, Field(pattern=r"^[A-Za-z0-9+/]{40,200}={0,2}$")]  # base64; always of one length
@@ -134,20 +128,7 @@ def content_digest(body: str, arrays: Arrays) -> str:
 
 def to_record(message: Request | Reply) -> RecordDict:
     """To Flower's record."""
-    record = RecordDict({"privet": ConfigRecord({"body": _canonical(message.body)})})
-    if message.arrays:
-        record["arrays"] = ArrayRecord(
-            {
-                name: Array(
-                    dtype="float32",
-                    shape=tuple(array.shape),
-                    stype=_STYPE,
-                    data=np.asarray(array, dtype="<f4", order="C").tobytes(),
-                )
-                for name, array in sorted(message.arrays.items())
-            }
-        )
-    return record
+    return carry(_canonical(message.body), message.arrays)
 
 
 def parse_request(record: RecordDict, *, max_values: int | None = None) -> Request:
@@ -155,15 +136,16 @@ def parse_request(record: RecordDict, *, max_values: int | None = None) -> Reque
 
     Raises: WireError.
     """
-    text, carried = _split(record, _MAX_VALUES if max_values is None else min(max_values, _MAX_VALUES))
+    limit = MAX_VALUES if max_values is None else min(max_values, MAX_VALUES)
+    carried = read(record, max_text=_MAX_BODY, max_values=limit)
     try:
-        kind = json.loads(text).get("kind")
-        body = _BODIES[kind].model_validate_json(text)
+        kind = json.loads(carried.text).get("kind")
+        body = _BODIES[kind].model_validate_json(carried.text)
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         raise WireError("The request's body is not of a known schema.") from None
-    if carried and not isinstance(body, TrainBody | EvaluateBody):
+    if carried.shapes and not isinstance(body, TrainBody | EvaluateBody):
         raise WireError("Arrays come with a request to train or to evaluate only.")
-    return Request(body, _copied(carried))
+    return Request(body, unpack_arrays(carried))
 
 
 def parse_reply(record: RecordDict) -> Reply:
@@ -171,63 +153,24 @@ def parse_reply(record: RecordDict) -> Reply:
 
     Raises: WireError.
     """
-    text, carried = _split(record, _MAX_VALUES)
+    carried = read(record, max_text=_MAX_REPLY_BODY, max_values=MAX_VALUES)
     try:
-        body = ReplyBody.model_validate_json(text)
+        body = ReplyBody.model_validate_json(carried.text)
     except (ValidationError, ValueError, RecursionError):
         raise WireError("The reply's body is not of the known schema.") from None
-    if carried and body.code is not Code.OK:
+    if carried.shapes and body.code is not Code.OK:
         raise WireError("Arrays come with the code ok only.")
-    return Reply(body, _copied(carried))
+    return Reply(body, unpack_arrays(carried))
 
 
-def _split(record: RecordDict, max_values: int) -> tuple[str, dict[str, Array]]:
-    """The body's text, and the arrays: sound and bounded, not copied yet."""
-    if not isinstance(record, RecordDict) or not set(record) <= {"privet", "arrays"}:
-        raise WireError("The message holds an unknown record.")
-    config = record.get("privet")
-    if type(config) is not ConfigRecord or set(config) != {"body"} or type(config["body"]) is not str:
-        raise WireError("The message has no body.")
-    text = config["body"]
-    if len(text) > _MAX_BODY:
-        raise WireError("The message's body is too long.")
-    carried = record.get("arrays")
-    if carried is None:
-        return text, {}
-    if type(carried) is not ArrayRecord or len(carried) > _MAX_ARRAYS:
-        raise WireError("The message's arrays are not an ArrayRecord of bounded length.")
-    left = max_values
-    for name, array in carried.items():
-        left -= _count_values(name, array)
-        if left < 0:
-            raise WireError(f"The message's arrays hold more than {max_values:,} values.")
-    return text, dict(carried.items())
+def max_request_bytes(num_values: int) -> int:
+    """Most memory, inflated, that a sound request with arrays of at most `num_values` values may take."""
+    return carried_bytes(num_values, _MAX_BODY)
 
 
-def _count_values(name: str, array: Any) -> int:
-    """How many values a sound array holds. Raises: WireError where it is not sound."""
-    if type(array) is not Array or type(name) is not str or len(name) > 300:
-        raise WireError("An array is not of Flower's plain kind.")
-    shape = tuple(array.shape)
-    if (
-        array.stype != _STYPE
-        or array.dtype != "float32"
-        or len(shape) > 8
-        or not all(type(n) is int and 0 < n <= _MAX_VALUES for n in shape)
-    ):
-        raise WireError("An array is not raw float32 of a sound shape.")
-    count: int = math.prod(shape)
-    if count > _MAX_VALUES or type(array.data) is not bytes or len(array.data) != 4 * count:
-        raise WireError("An array's bytes do not fill its shape.")
-    return count
-
-
-def _copied(carried: Mapping[str, Array]) -> dict[str, Floats]:
-    """Arrays of this process's own, that can be written to."""
-    return {
-        name: np.frombuffer(array.data, dtype="<f4").reshape(array.shape).astype(np.float32)
-        for name, array in carried.items()
-    }
+def max_reply_bytes(num_values: int) -> int:
+    """Most memory, inflated, that a sound reply with arrays of at most `num_values` values may take."""
+    return carried_bytes(num_values, _MAX_REPLY_BODY)
 
 
 def pack(reply: Reply) -> bytes:

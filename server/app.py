@@ -14,6 +14,7 @@ from privet.common.base import checked_base
 from privet.common.config import Federation, ServerSpec
 from privet.common.errors import TransportError
 from privet.common.live import Event, Listener
+from privet.common.messages import max_reply_bytes
 from privet.common.methods import method_for
 from privet.common.model import build_classifier, load_tokenizer
 from privet.server.enrolment import is_invite_stale, load_certificates, load_sites
@@ -57,6 +58,7 @@ def run_server(federation: Federation, file: Path, on_event: Listener, *, resume
             allowed=allowed,
             on_refusal=lambda refused: on_event({"event": "refused_key", **asdict(refused)}),
         )
+        fleet.max_reply_bytes = max_reply_bytes(classifier.spec.size + len(plan.task.labels) ** 2)  # update or counts
         stack.callback(fleet.close)
         fleet.start()
         watch = Watch(fleet, server, on_event)

@@ -31,3 +31,27 @@ def privacy(
         base, repetitions=repetitions, on_arm=lambda name: print(f"Measuring {name}.", file=sys.stderr, flush=True)
     )
     emit(found.to_json(), found.lines(), as_json)
+
+
+@app.command("transport")
+def transport(
+    sites: Annotated[int, typer.Option(min=1, max=200, help="Site processes.")] = 2,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds to time.")] = 20,
+    kilobytes: Annotated[int, typer.Option(min=1, max=200_000, help="Size of an update.")] = 300,
+    lora: Annotated[bool, typer.Option("--lora", help="Updates of LoRA on BERT-base: 48 arrays, 1.2 MB.")] = False,
+    connections: Annotated[
+        int, typer.Option(min=0, max=500, help="So many sites in a few processes, in place of --sites.")
+    ] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Rounds between a real server and real sites that answer at once: time, bytes and memory. Trains nothing."""
+    from privet.simulations.bench.transport import bench_transport
+
+    found = bench_transport(
+        connections or sites,
+        rounds=rounds,
+        kilobytes=None if lora else kilobytes,
+        crowd=connections > 0,
+        on_step=lambda text: print(text, file=sys.stderr, flush=True),
+    )
+    emit(found.to_json(), found.lines(), as_json)

@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from privet.common.errors import RunError, TransportError
 from privet.server.fleet.authentication import Gatekeeper
+from privet.server.fleet.crowd import CallLimit
 from privet.server.fleet.flower import (
     NOOP_ACCOUNT_NAME,
     NOOP_FEDERATION_ID,
@@ -59,7 +60,7 @@ class Fleet:
         certificates: tuple[bytes, bytes, bytes],
         database: Path,
         allowed: Mapping[bytes, str],
-        max_message_bytes: int = 64 << 20,
+        max_message_bytes: int = 8 << 20,
         max_reply_bytes: int = 512 << 20,
         on_refusal: Callable[[RefusedKey], None] = lambda _: None,
     ) -> None:
@@ -70,8 +71,9 @@ class Fleet:
             certificates: PEM of the CA, of the server's certificate and of its private key.
             database: Flower's SQLite file; created if absent, readable by its owner only.
             allowed: public key (PEM) of each allowed site -> its name.
-            max_message_bytes: most bytes of one RPC.
-            max_reply_bytes: most bytes of one reply, on its way in and inflated.
+            max_message_bytes: most bytes of one RPC; Flower cuts arrays into objects of 5 MB.
+            max_reply_bytes: most bytes of one reply, inflated, and of all that a site has in memory until it is
+                collected. May be set anew at any time: a run sets it to what its plan needs.
             on_refusal: told, in a thread of its own, of keys that were refused; see `Refusals` for how often.
 
         Raises:
@@ -88,7 +90,8 @@ class Fleet:
         self._seen_version = 0
         self._listener: Listener | None = None
         self.state: LinkState | None = None
-        self.store, self.traffic = MemoryStore(), Traffic()
+        self.store = MemoryStore()
+        self.traffic = Traffic(self.store.delete)
         self.port = int(address.rpartition(":")[2]) if address.rpartition(":")[2].isdigit() else 0
 
     # Life
@@ -106,13 +109,13 @@ class Fleet:
         try:
             self._end_old_runs()
             self.enrol(self._allowed)
-            service = FleetService(factory, objects, self.store, self.traffic, self.max_reply_bytes)
+            service = FleetService(factory, objects, self.store, self.traffic, lambda: self.max_reply_bytes)
             gatekeeper = Gatekeeper(factory, lambda: self._nodes, self._refusals)
             self._listener = Listener(
                 self._address,
                 self._certificates,
                 service,
-                [RpcErrorTranslationServerInterceptor(), gatekeeper],
+                [CallLimit(), RpcErrorTranslationServerInterceptor(), gatekeeper],
                 self._max_message_bytes,
                 [health_handler(lambda: self.closing)],
             )

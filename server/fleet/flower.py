@@ -21,6 +21,7 @@ from flwr.common.constant import (
     Status,
     SubStatus,
 )
+from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.fleet_pb2 import (
     ActivateNodeRequest,
     ActivateNodeResponse,
@@ -126,6 +127,8 @@ __all__ = [
     "inflate_object_from_contents",
     "iterate_object_tree",
     "make_message",
+    "message_from_proto",
+    "message_to_proto",
     "no_object_id_recompute",
     "public_key_to_bytes",
     "remove_content_from_message",

@@ -31,6 +31,7 @@ from privet.server.fleet.traffic import Traffic
 SITE_LEFT = "site left"
 SITE_REMOVED = "site removed"
 NOT_REPLIED = "no reply in time"
+_LOOK_SECONDS = 1.0
 
 _GONE = (ErrorCode.NODE_UNAVAILABLE, ErrorCode.MESSAGE_UNAVAILABLE, ErrorCode.REPLY_MESSAGE_UNAVAILABLE)
 
@@ -77,6 +78,7 @@ class FleetGrid(Grid):  # type: ignore[misc]
         self._fleet, self._run = fleet, run
         self._sent: dict[str, Metadata] = {}
         self._pulled: dict[str, Message] = {}
+        self._look_at = 0.0  # time.monotonic() of the next look at all that is under way
         self.on_reply: Callable[[Message], None] | None = None
         self.grace, self.retries = grace, retries
 
@@ -106,7 +108,7 @@ class FleetGrid(Grid):  # type: ignore[misc]
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """Make messages ready to be pulled. Their ids, in order; "" for one that its site cannot get."""
         ids: list[str] = []
-        nodes: set[int] = set()
+        nodes: list[int] = []
         state, store, run_id = self._fleet.state, self._fleet.store, self._run.run_id
         with no_object_id_recompute():  # what goes to all sites is hashed once
             for message in messages:
@@ -115,12 +117,14 @@ class FleetGrid(Grid):  # type: ignore[misc]
                 for object_id, part in get_all_nested_objects(message).items():
                     if object_id in missing:
                         store.put(object_id, part.deflate())
-                if state.store_message_ins(remove_content_from_message(message)) is None:
+                with self._fleet.traffic.database:
+                    stored = state.store_message_ins(remove_content_from_message(message)) is not None
+                if not stored:
                     store.delete(message_id)
                     message_id = ""
                 else:
                     self._sent[message_id] = message.metadata
-                    nodes.add(message.metadata.dst_node_id)
+                    nodes.append(message.metadata.dst_node_id)
                 ids.append(message_id)
         self._fleet.traffic.post(nodes)
         return ids
@@ -219,7 +223,8 @@ class FleetGrid(Grid):  # type: ignore[misc]
 
     def _collect(self, message_ids: set[str], claimed: dict[str, Message]) -> list[Message]:
         """Replies to `message_ids` that are complete; those still being uploaded stay in `claimed`."""
-        for row in self._claim(message_ids - claimed.keys()):
+        self._fleet.traffic.expire()
+        for row in self._claim(self._due(message_ids) - claimed.keys()):
             claimed[row.metadata.reply_to_message_id] = row
         collected = []
         for message_id, row in list(claimed.items()):
@@ -227,16 +232,29 @@ class FleetGrid(Grid):  # type: ignore[misc]
             if reply is not None:
                 del claimed[message_id]
                 self._fleet.traffic.end(row.metadata.message_id)
-                self._fleet.store.delete(row.metadata.message_id)
                 self._withdraw(message_id)
                 collected.append(reply)
         return collected
 
+    def _due(self, message_ids: set[str]) -> set[str]:
+        """Those of `message_ids` worth a look into the database: answered, or all of them once a second.
+
+        Nobody tells of what Flower itself finds there: a message that expired, a site that fell silent.
+        """
+        now = time.monotonic()
+        if now < self._look_at:
+            return self._fleet.traffic.answered(message_ids)
+        self._look_at = now + _LOOK_SECONDS
+        return set(message_ids)
+
     def _claim(self, message_ids: set[str]) -> list[Message]:
         """Rows of replies in the database, or of Flower's own errors. One bad row does not hide the others."""
         state, run_id = self._fleet.state, self._run.run_id
+        if not message_ids:
+            return []
         try:
-            return list(state.get_message_res(set(message_ids), run_id))
+            with self._fleet.traffic.database:
+                return list(state.get_message_res(set(message_ids), run_id))
         except Exception:  # Flower reads every row of the set before it returns one
             rows = []
             for message_id in message_ids:
@@ -266,7 +284,9 @@ class FleetGrid(Grid):  # type: ignore[misc]
             return failure(instruction, ErrorCode.UNKNOWN, error.what)
 
     def _withdraw(self, message_id: str) -> None:
-        """Forget a message; a reply that comes later is refused."""
+        """Forget a message and what was uploaded in answer to it; a reply that comes later is refused."""
         self._sent.pop(message_id, None)
-        self._fleet.state.delete_messages({message_id})
+        self._fleet.traffic.withdraw(message_id)
+        with self._fleet.traffic.database:
+            self._fleet.state.delete_messages({message_id})
         self._fleet.store.delete(message_id)

@@ -1,7 +1,7 @@
 """From the stored objects of a reply to a Message, or to an error that names the site and nothing it sent."""
 
 from privet.common.errors import WireError
-from privet.common.inflation import inflated_bytes
+from privet.common.inflation import TOO_LARGE, inflate_message
 from privet.server.fleet.flower import (
     SUPERLINK_NODE_ID,
     Error,
@@ -27,18 +27,13 @@ def assemble(row: Metadata, contents: dict[str, bytes], max_bytes: int) -> Messa
         WireError: the objects do not make a message, or too large a one. Its text holds nothing that the site sent.
     """
     try:
-        size = inflated_bytes(contents)
-        if size > max_bytes:
-            raise WireError(REPLY_TOO_LARGE)
-        message = inflate_object_from_contents(row.message_id, dict(contents))
-        if not isinstance(message, Message):
-            raise WireError(MALFORMED_REPLY)
+        message = inflate_message(row.message_id, contents, max_bytes, inflate_object_from_contents)
         if message.has_error():
             return make_message(metadata=row, error=Error(message.error.code, _printable(message.error.reason)))
         return make_message(metadata=row, content=message.content)
     except WireError as error:
-        raise WireError(REPLY_TOO_LARGE if error.what == REPLY_TOO_LARGE else MALFORMED_REPLY) from None
-    except Exception:  # whatever Flower's parsers raise on hostile bytes: one site's reply must not stop a round
+        raise WireError(REPLY_TOO_LARGE if error.what == TOO_LARGE else MALFORMED_REPLY) from None
+    except Exception:  # a message with neither content nor error: one site's reply must not stop a round
         raise WireError(MALFORMED_REPLY) from None
 
 

@@ -4,14 +4,16 @@ A site has one session at a time, told by a random token in each request's metad
 Sites get messages and objects addressed to them and nothing else: no runs, no app bundles, no self-registration.
 """
 
-import math
+import secrets
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import grpc
 
 from privet.common.handshake import SESSION_HEADER, Refusal
+from privet.server.fleet.envelope import is_genuine, is_sound, object_ids
 from privet.server.fleet.flower import (
     HEARTBEAT_DEFAULT_INTERVAL,
     ActivateNodeRequest,
@@ -34,22 +36,19 @@ from privet.server.fleet.flower import (
     PushObjectResponse,
     SendNodeHeartbeatRequest,
     SendNodeHeartbeatResponse,
+    Status,
     get_metadata_str,
-    get_object_id,
-    iterate_object_tree,
-    validate_object_content,
+    message_from_proto,
+    message_to_proto,
 )
 from privet.server.fleet.store import MemoryStore
-from privet.server.fleet.traffic import Traffic, Upload
+from privet.server.fleet.traffic import Traffic
+from privet.server.fleet.upload import Upload, max_objects
 
 LONG_POLL_SECONDS = 20.0
 COLLECTION_SECONDS = 2.0
 """How long a site's goodbye waits for its last reply to be collected."""
-MAX_OBJECTS = 10_000
-"""Most objects of one reply: about three an array, one more for each 5 MB."""
-MAX_ENVELOPE_BYTES = 16 << 10
-"""Most bytes of a reply's metadata; its content comes as objects."""
-
+_NOTE_SECONDS = 10.0
 MALFORMED_REPLY = "malformed reply"
 REPLY_TOO_LARGE = "reply too large"
 
@@ -63,12 +62,14 @@ class FleetService(FleetServicer):  # type: ignore[misc]
         objects: ObjectStoreFactory,
         store: MemoryStore,
         traffic: Traffic,
-        max_reply_bytes: int,
+        max_reply_bytes: Callable[[], int],
     ) -> None:
+        """`max_reply_bytes` gives the present limit of one site's replies in memory."""
         super().__init__(factory, objects, True)
         self._state, self._store, self._traffic = factory.state(), store, traffic
         self._max_reply_bytes = max_reply_bytes
         self._entrance = threading.Lock()
+        self._acknowledged: dict[int, float] = {}  # node -> time.monotonic() of the last note of its presence
 
     def _admit(self, node_id: int, context: Any) -> None:
         """Abort unless the caller is the newest process of an allowed site."""
@@ -91,6 +92,7 @@ class FleetService(FleetServicer):  # type: ignore[misc]
         request.heartbeat_interval = HEARTBEAT_DEFAULT_INTERVAL  # how long it counts as present is ours to say
         with self._entrance:
             self._state.deactivate_node(node_id)
+            self._acknowledged.pop(node_id, None)
             response: ActivateNodeResponse = super().ActivateNode(request, context)
             self._traffic.enter(node_id, _token(context))
         return response
@@ -99,6 +101,7 @@ class FleetService(FleetServicer):  # type: ignore[misc]
         """Let a site go, once its last reply is collected: Flower drops the replies of a site that is gone."""
         self._admit(request.node_id, context)
         self._traffic.wait_until(lambda: self._traffic.collected(request.node_id), COLLECTION_SECONDS)
+        self._acknowledged.pop(request.node_id, None)
         response: DeactivateNodeResponse = super().DeactivateNode(request, context)
         self._traffic.leave(request.node_id)
         return response
@@ -116,14 +119,13 @@ class FleetService(FleetServicer):  # type: ignore[misc]
         """The next message for the site; waits for one up to LONG_POLL_SECONDS."""
         node_id, token = request.node.node_id, _token(context)
         self._admit(node_id, context)
-        self._state.acknowledge_node_heartbeat(node_id, HEARTBEAT_DEFAULT_INTERVAL)
+        self._acknowledge(node_id)
         end, number = time.monotonic() + LONG_POLL_SECONDS, self._traffic.begin_pull(node_id)
         while True:
             self._check(node_id, token, context)
             if not context.is_active() or not self._traffic.is_newest_pull(node_id, number):
                 return PullMessagesResponse()  # nobody would get what is claimed now
-            self._traffic.take_mail(node_id)
-            response: PullMessagesResponse = super().PullMessages(request, context)
+            response = self._next_message(node_id)
             if response.messages_list:
                 self._traffic.hand_out(node_id, response.messages_list[0].metadata.message_id)
                 return response
@@ -131,6 +133,27 @@ class FleetService(FleetServicer):  # type: ignore[misc]
             if self._traffic.closing or left <= 0:
                 return response
             self._traffic.wait_until(lambda: self._called(node_id, token, number), left)
+
+    def _acknowledge(self, node_id: int) -> None:
+        """Note in the database that the site is present, if that was not done of late: each note is a transaction."""
+        now = time.monotonic()
+        if now - self._acknowledged.get(node_id, -_NOTE_SECONDS) >= _NOTE_SECONDS:
+            self._acknowledged[node_id] = now
+            with self._traffic.database:
+                self._state.acknowledge_node_heartbeat(node_id, HEARTBEAT_DEFAULT_INTERVAL)
+
+    def _next_message(self, node_id: int) -> PullMessagesResponse:
+        """A message for the site that it was not given yet, or none; past Flower's handler, which writes thrice."""
+        while self._traffic.take_mail(node_id):
+            with self._traffic.database:
+                rows = self._state.get_message_ins(node_id, limit=1)
+            for row in rows:
+                try:
+                    tree = self._store.get_object_tree(row.metadata.message_id)
+                except NoObjectInStoreError:  # withdrawn meanwhile
+                    continue
+                return PullMessagesResponse(messages_list=[message_to_proto(row)], message_object_trees=[tree])
+        return PullMessagesResponse()
 
     def _called(self, node_id: int, token: str, number: int) -> bool:
         """Whether a waiting pull is to be answered: the site has mail, or the pull is no longer the one that counts."""
@@ -169,25 +192,37 @@ class FleetService(FleetServicer):  # type: ignore[misc]
         """Announce a reply; its objects follow by PushObject."""
         node_id, message, tree = request.node.node_id, request.messages_list[0], request.message_object_trees[0]
         self._admit(node_id, context)
-        message_id, reply_to = message.metadata.message_id, message.metadata.reply_to_message_id
-        ids = _object_ids(tree)
+        metadata, limit = message.metadata, self._max_reply_bytes()
+        message_id, ids = metadata.message_id, object_ids(tree, max_objects(limit))
         known = self._traffic.upload(message_id)
-        if not _sound(message) or not ids or (known is None and self._store.registered(message_id)):
+        if not is_sound(message) or not ids or (known is None and self._store.registered(message_id)):
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, Refusal.MALFORMED)
         if known is not None and (known.node_id != node_id or known.complete):
             return PushMessagesResponse()  # repeated after its answer was lost: all of it is here
-        upload = Upload(node_id, message_id, reply_to, ids, outstanding=set(ids))
-        self._traffic.begin(upload)
+        upload = Upload(node_id, message_id, metadata.reply_to_message_id, ids, outstanding=set(ids))
+        if not self._traffic.begin(upload, limit):
+            self._check_run(metadata.run_id, context)
+            context.abort(grpc.StatusCode.NOT_FOUND, Refusal.NOT_IN_HAND)
+        session = secrets.token_hex(16)
         try:
-            response: PushMessagesResponse = super().PushMessages(request, context)
+            with self._traffic.database:  # past Flower's handler, which writes five times
+                stored = self._state.store_message_res(message_from_proto(message)) is not None
         except BaseException:
             self._traffic.end(message_id)
             raise
-        if self._store.registered(message_id):
-            self._traffic.expect(upload, response.session_id, response.objects_to_push)
-        else:  # too late, or no reply to anything
+        if not stored:  # too late
             self._traffic.end(message_id)
-        return response
+            self._check_run(metadata.run_id, context)
+            return PushMessagesResponse()
+        missing = self._store.preregister(metadata.run_id, tree)
+        if not self._traffic.expect(upload, session, missing):
+            context.abort(grpc.StatusCode.NOT_FOUND, Refusal.NOT_IN_HAND)
+        return PushMessagesResponse(session_id=session, objects_to_push=missing)
+
+    def _check_run(self, run_id: int, context: Any) -> None:
+        """Abort if the run is not under way."""
+        if not self._state.get_run_info(run_ids=[run_id], statuses=[Status.RUNNING]):
+            context.abort(grpc.StatusCode.PERMISSION_DENIED, Refusal.RUN_OVER)
 
     def PushObject(self, request: PushObjectRequest, context: Any) -> PushObjectResponse:
         """One object of an announced reply."""
@@ -198,10 +233,10 @@ class FleetService(FleetServicer):  # type: ignore[misc]
             return PushObjectResponse(stored=False)
         if request.object_id not in upload.outstanding:
             return PushObjectResponse(stored=True)  # repeated after its answer was lost
-        if not _genuine(request.object_id, request.object_content):
+        if not is_genuine(request.object_id, request.object_content):
             self._traffic.fail(upload, MALFORMED_REPLY)
             return PushObjectResponse(stored=False)
-        if not self._traffic.reserve(upload, len(request.object_content), self._max_reply_bytes):
+        if not self._traffic.reserve(upload, len(request.object_content), self._max_reply_bytes()):
             self._traffic.fail(upload, REPLY_TOO_LARGE)
             return PushObjectResponse(stored=False)
         try:
@@ -236,34 +271,3 @@ def _token(context: Any) -> str:
 
 def _not_offered(context: Any) -> None:
     context.abort(grpc.StatusCode.UNIMPLEMENTED, Refusal.NOT_OFFERED)
-
-
-def _object_ids(tree: Any) -> frozenset[str]:
-    """The ids in a tree; none if they are too many."""
-    ids: set[str] = set()
-    for count, node in enumerate(iterate_object_tree(tree), start=1):
-        if count > MAX_OBJECTS:
-            return frozenset()
-        ids.add(node.object_id)
-    return frozenset(ids)
-
-
-def _sound(message: Any) -> bool:
-    """A small envelope with finite times and no content of its own: Flower would write it to the database."""
-    times = (message.metadata.created_at, message.metadata.ttl)
-    return (
-        message.ByteSize() <= MAX_ENVELOPE_BYTES
-        and not message.content.ByteSize()
-        and all(math.isfinite(time) for time in times)
-    )
-
-
-def _genuine(object_id: str, content: bytes) -> bool:
-    """Whether an object is well formed and its id is the hash of its content."""
-    if get_object_id(content) != object_id:
-        return False
-    try:
-        validate_object_content(content)
-    except Exception:  # Flower raises more than it documents on bytes that are no text
-        return False
-    return True

@@ -1,40 +1,32 @@
 """What is under way between server and sites: sessions, messages handed out, uploads; and the wake-up for it all.
 
 A site works on one message at a time: it pulls, answers, uploads, pulls again. So a site that restarts, leaves or pulls
-again while a message handed to it has no complete reply has lost that message, and the Grid may send it anew.
+again while a message handed to it has no complete reply has lost that message, and the Grid may send it anew. With the
+message goes what was uploaded for it: nothing that a site sent stays in memory but replies that wait to be collected.
 """
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
+
+from privet.server.fleet.upload import MAX_UPLOADS, Upload
 
 PRESENCE_SECONDS = 60.0
 """A site not heard of for this long counts as gone (Flower: two heartbeat intervals of 30 s)."""
 
 
 @dataclass
-class Upload:
-    """One reply on its way in. `fault` names why it is void, in words that hold nothing the site sent."""
-
-    node_id: int
-    message_id: str
-    reply_to: str
-    object_ids: frozenset[str]
-    outstanding: set[str]
-    num_bytes: int = 0
-    fault: str = ""
-
-    @property
-    def complete(self) -> bool:
-        """Nothing more is to come: it can be collected, be it sound or void."""
-        return bool(self.fault) or not self.outstanding
-
-
-@dataclass
 class Traffic:
-    """Shared by the service's threads and the Grid; every method is atomic. Node ids are Flower's."""
+    """Shared by the service's threads and the Grid; every method is atomic. Node ids are Flower's.
 
+    database: held while Flower's database is written; SQLite's own waiting for its lock sleeps for long.
+    discard: called with the message id of a reply whose objects are not wanted any more. It must not call back.
+    """
+
+    discard: Callable[[str], None] = lambda _message_id: None
+    database: threading.Lock = field(default_factory=threading.Lock)
     closing: bool = False
     version: int = 0
     allowed: frozenset[int] = frozenset()
@@ -42,7 +34,7 @@ class Traffic:
     _sessions: dict[int, str] = field(default_factory=dict)  # node -> token of the process that speaks for it
     _heard: dict[int, float] = field(default_factory=dict)  # node -> time.monotonic() of its last request
     _pulls: dict[int, int] = field(default_factory=dict)  # node -> number of its newest pull
-    _mail: set[int] = field(default_factory=set)  # nodes with a message that may not have been handed out
+    _mail: Counter[int] = field(default_factory=Counter)  # node -> messages that may not have been handed out
     _handed: dict[int, str] = field(default_factory=dict)  # node -> message handed out and not answered yet
     _lost: set[str] = field(default_factory=set)
     _uploads: dict[str, Upload] = field(default_factory=dict)  # by the reply's message id
@@ -119,7 +111,7 @@ class Traffic:
     # Messages
 
     def post(self, nodes: Iterable[int]) -> None:
-        """Messages for these nodes are ready to be pulled."""
+        """Messages for these nodes are ready to be pulled: one each time that a node is named."""
         with self._change:
             self._mail.update(nodes)
         self.notify()
@@ -136,19 +128,23 @@ class Traffic:
         with self._change:
             return self._pulls.get(node_id) == number
 
-    def take_mail(self, node_id: int) -> None:
-        """The site's mail is about to be looked up in the database."""
+    def take_mail(self, node_id: int) -> bool:
+        """Whether to look into the database for one message of the site, which counts as taken then."""
         with self._change:
-            self._mail.discard(node_id)
+            if self._mail[node_id] <= 0:
+                return False
+            self._mail[node_id] -= 1
+            return True
 
     def has_mail(self, node_id: int) -> bool:
         """Whether a look into the database may find a message for the site."""
         with self._change:
-            return node_id in self._mail
+            return self._mail[node_id] > 0
 
     def hand_out(self, node_id: int, message_id: str) -> None:
         """The site was given a message."""
         with self._change:
+            self._give_up(node_id)
             self._handed[node_id] = message_id
 
     def in_hand(self, node_id: int) -> str:
@@ -163,25 +159,72 @@ class Traffic:
             self._lost -= lost
             return lost
 
+    def answered(self, message_ids: Collection[str]) -> set[str]:
+        """Those of `message_ids` to which a complete reply waits to be collected."""
+        with self._change:
+            return {u.reply_to for u in self._uploads.values() if u.complete}.intersection(message_ids)
+
+    def withdraw(self, message_id: str) -> None:
+        """The Grid waits no longer for an answer to this message: it is in nobody's hand, and no upload answers it."""
+        with self._change:
+            for node_id in [node for node, handed in self._handed.items() if handed == message_id]:
+                del self._handed[node_id]
+            for upload in [upload for upload in self._uploads.values() if upload.reply_to == message_id]:
+                self.end(upload.message_id)
+
+    def expire(self) -> None:
+        """Give up what lies with sites that were not heard of for PRESENCE_SECONDS in the middle of an upload."""
+        with self._change:
+            before = time.monotonic() - PRESENCE_SECONDS
+            for upload in list(self._uploads.values()):
+                if not (upload.complete or upload.lost) and self._heard.get(upload.node_id, before) <= before:
+                    self._give_up(upload.node_id)
+
     def _give_up(self, node_id: int) -> None:
-        if message_id := self._handed.pop(node_id, ""):
-            self._lost.add(message_id)
-            self.notify()
+        message_id = self._handed.pop(node_id, "")
+        if not message_id:
+            return
+        self._lost.add(message_id)
+        for upload in self._uploads.values():
+            if upload.reply_to == message_id and not upload.complete:
+                upload.lost = True  # it stays in the books, so that the Grid does not take it for a malformed one
+                self._free(upload)
+        self.notify()
 
     # Uploads
 
-    def begin(self, upload: Upload) -> None:
-        """A reply was announced; until `expect` it is not complete, whatever the database says."""
-        with self._change:
-            self.end(upload.message_id)
-            self._uploads[upload.message_id] = upload
+    def begin(self, upload: Upload, limit: int) -> bool:
+        """A reply was announced; until `expect` it is not complete, whatever the database says.
 
-    def expect(self, upload: Upload, push_session: str, missing: Iterable[str]) -> None:
-        """Flower accepted the announcement and waits for the objects `missing`."""
+        False where the site has not the message in hand that it answers, sends another answer to it already, or would
+        exceed `limit` bytes with all that waits to be collected from it. An announcement made again replaces the first.
+        """
         with self._change:
+            if self._handed.get(upload.node_id) != upload.reply_to:
+                return False
+            if any(
+                other.reply_to == upload.reply_to and other.message_id != upload.message_id
+                for other in self._of(upload)
+            ):
+                return False
+            self.end(upload.message_id)
+            for other in self._of(upload)[: 1 - MAX_UPLOADS]:
+                self.end(other.message_id)  # the oldest: answers that nobody waits for
+            if self.num_bytes(upload.node_id) + upload.num_bytes > limit:
+                return False
+            self._uploads[upload.message_id] = upload
+            return True
+
+    def expect(self, upload: Upload, push_session: str, missing: Iterable[str]) -> bool:
+        """Flower accepted the announcement and waits for the objects `missing`. False: it was given up meanwhile."""
+        with self._change:
+            if upload.lost or self._uploads.get(upload.message_id) is not upload:
+                self.discard(upload.message_id)
+                return False
             upload.outstanding = set(missing)
             self._by_push_session[push_session] = upload
         self._settle(upload)
+        return True
 
     def upload(self, message_id: str) -> Upload | None:
         """The upload of a reply."""
@@ -194,12 +237,19 @@ class Traffic:
             return self._by_push_session.get(push_session)
 
     def reserve(self, upload: Upload, num_bytes: int, limit: int) -> bool:
-        """Count bytes about to be stored; False if the reply would exceed `limit`."""
+        """Count bytes about to be stored; False if all that waits from this site would exceed `limit`."""
         with self._change:
-            if upload.num_bytes + num_bytes > limit:
+            if upload.lost or upload.fault or self._uploads.get(upload.message_id) is not upload:
+                return False
+            if self.num_bytes(upload.node_id) + num_bytes > limit:
                 return False
             upload.num_bytes += num_bytes
             return True
+
+    def num_bytes(self, node_id: int) -> int:
+        """Bytes announced and stored of all uploads of a site that wait to be collected."""
+        with self._change:
+            return sum(upload.num_bytes for upload in self._uploads.values() if upload.node_id == node_id)
 
     def arrived(self, upload: Upload, object_id: str) -> None:
         """An object of the reply is stored."""
@@ -208,17 +258,21 @@ class Traffic:
         self._settle(upload)
 
     def fail(self, upload: Upload, fault: str) -> None:
-        """The reply is void."""
+        """The reply is void, unless it was given up with its message."""
         with self._change:
+            if upload.lost:
+                return
             upload.fault = upload.fault or fault
+            self._free(upload)
         self._settle(upload)
 
     def end(self, message_id: str) -> None:
-        """The reply was collected, or never accepted."""
+        """The reply was collected, or nobody waits for it: nothing of it is kept."""
         with self._change:
             upload = self._uploads.pop(message_id, None)
-            for session in [key for key, value in self._by_push_session.items() if value is upload]:
-                del self._by_push_session[session]
+            if upload is None:
+                return
+            self._free(upload)
         self.notify()
 
     def collected(self, node_id: int) -> bool:
@@ -229,9 +283,22 @@ class Traffic:
     def reset(self) -> None:
         """The run is over: nothing is under way."""
         with self._change:
+            for upload in list(self._uploads.values()):
+                self._free(upload)
             for book in (self._mail, self._handed, self._lost, self._uploads, self._by_push_session):
                 book.clear()
         self.notify()
+
+    def _of(self, upload: Upload) -> list[Upload]:
+        """The uploads of its site, oldest first."""
+        return [other for other in self._uploads.values() if other.node_id == upload.node_id]
+
+    def _free(self, upload: Upload) -> None:
+        """Keep nothing of what arrived of a reply, and take nothing more."""
+        upload.num_bytes, upload.object_ids = 0, frozenset()
+        for session in [key for key, value in self._by_push_session.items() if value is upload]:
+            del self._by_push_session[session]
+        self.discard(upload.message_id)
 
     def _settle(self, upload: Upload) -> None:
         with self._change:

@@ -3,8 +3,6 @@
 Arms take turns within every repetition, and medians are compared: a busy machine slows all of them alike.
 """
 
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -19,6 +17,7 @@ from privet.common.base import base_digest, resolve_base
 from privet.common.config import Plan
 from privet.common.privacy.noise import SecureNoise
 from privet.simulations.bench.arms import Arm, arms
+from privet.simulations.bench.machine import load, machine
 from privet.simulations.corpus import hospital_notes
 
 LENGTH = 64
@@ -87,7 +86,7 @@ def bench_privacy(
     notes = hospital_notes(num_sites=1, num_patients=num_texts)
     texts = list(notes.text[:num_texts])
     labels = np.array([notes.labels.index(label) for label in notes.label[:num_texts]], np.int64)
-    before, threads = _load(), torch.get_num_threads()
+    before, threads = load(), torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         timings: list[Timing] = []
@@ -100,7 +99,8 @@ def bench_privacy(
         noise = _noise(repetitions)
     finally:
         torch.set_num_threads(threads)
-    return PrivacyBench(_machine() | {"load_before": before, "load_after": _load()}, counts, timings, noise)
+    told = machine() | {"threads": 1, "torch": torch.__version__, "load_before": before, "load_after": load()}
+    return PrivacyBench(told, counts, timings, noise)
 
 
 def _plan(base: str, digest: str, method: str, labels: Sequence[str]) -> Plan:
@@ -147,23 +147,3 @@ def _noise(repetitions: int) -> NoiseTiming:
             spent[index].append(time.process_time() - started)
     secure, randn = (statistics.median(times) * 1e9 / _NUM_VALUES for times in spent)
     return NoiseTiming(secure, randn)
-
-
-def _load() -> float:
-    return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-
-
-def _machine() -> dict[str, Any]:
-    name = platform.processor() or platform.machine()
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            name = next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), name)
-    except OSError:
-        pass
-    return {
-        "processor": name,
-        "cores": os.cpu_count(),
-        "threads": 1,
-        "system": platform.system(),
-        "torch": torch.__version__,
-    }

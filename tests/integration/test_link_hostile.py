@@ -15,6 +15,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from privet.client.door import Door
 from privet.client.flower import (
     ActivateNodeRequest,
+    DeactivateNodeRequest,
     Error,
     Node,
     ObjectTree,
@@ -31,6 +32,9 @@ from privet.client.flower import (
 )
 from privet.client.link import LinkEvent
 from privet.client.wire import Wire
+from privet.common.handshake import Refusal
+from privet.server.fleet.crowd import MAX_CALLS
+from privet.server.fleet.upload import OBJECT_BYTES
 from tests.integration.sites import Hall, Scene, SiteThread, ask, echo, eventually, record, texts
 from tests.integration.tls import new_key, public_pem
 
@@ -77,6 +81,16 @@ class Mallory:
 
     def close(self) -> None:
         self._wire.close()
+
+
+NOT_IN_HAND = (grpc.StatusCode.NOT_FOUND, Refusal.NOT_IN_HAND)
+
+
+def refused(act: Callable[[], object]) -> tuple[grpc.StatusCode, str]:
+    """The status and the words with which the server refuses what `act` asks."""
+    with pytest.raises(grpc.RpcError) as caught:
+        act()
+    return caught.value.code(), caught.value.details()
 
 
 @contextmanager
@@ -143,9 +157,9 @@ def missing_child(request: Message) -> tuple[Any, ObjectTree, dict[str, bytes]]:
 
 
 def bomb(request: Message) -> tuple[Any, ObjectTree, dict[str, bytes]]:
-    """100 KB that inflate to 1 GB: an array that names one chunk a million times."""
-    chunk = object_of("ArrayChunk", [], b"x" * 1000)
-    body = json.dumps({"dtype": "float32", "shape": [1], "stype": "raw", "arraychunk_ids": [0] * 1_000_000}).encode()
+    """140 KB that inflate to 2 GB: an array that names one chunk many times."""
+    chunk = object_of("ArrayChunk", [], b"x" * 100_000)
+    body = json.dumps({"dtype": "float32", "shape": [1], "stype": "raw", "arraychunk_ids": [0] * 20_000}).encode()
     array = object_of("Array", [chunk[0]], body)
     arrays = object_of("ArrayRecord", [array[0]], json.dumps({"a": array[0]}).encode())
     records = object_of("RecordDict", [arrays[0]], json.dumps({"r": arrays[0]}).encode())
@@ -248,7 +262,7 @@ def test_objects_and_messages_of_others_are_out_of_reach(scene: Scene) -> None:
         assert mallory.call("PullObject", own).object_available
         envelope, reply_tree, contents = sound(request)
         envelope.metadata.reply_to_message_id = foreign  # no message of this site's
-        assert mallory.push(envelope, reply_tree, contents) == []
+        assert refused(lambda: mallory.push(envelope, reply_tree, contents)) == NOT_IN_HAND
         push = PushObjectRequest(
             node=mallory.node, run_id=run_id, session_id="guessed", object_id=foreign, object_content=b"x"
         )
@@ -291,7 +305,7 @@ def test_second_pull_without_a_reply_gets_the_message_again(scene: Scene) -> Non
         first, _ = mallory.pull()
         second, _ = mallory.pull()  # the answer to the first was lost on the way, say
         assert first.metadata.message_id != second.metadata.message_id
-        assert mallory.push(*sound(first)) == []  # withdrawn
+        assert refused(lambda: mallory.push(*sound(first))) == NOT_IN_HAND  # withdrawn
         assert set(mallory.push(*sound(second))) == {True}
     assert outcome == {"north": "HELLO", "south": "from south"}
 
@@ -313,3 +327,147 @@ def test_reply_over_the_quota_is_refused_while_it_arrives(hall: Hall) -> None:
     finally:
         fleet.close()
     assert site.error is None
+
+
+# What one site can have in the server's memory
+
+
+def stored_bytes(scene: Scene) -> int:
+    """What the server holds of all objects."""
+    return sum(len(entry.content) for entry in scene.fleet.store._entries.values())
+
+
+def unfinished(request: Message, size: int, seed: int) -> tuple[Any, ObjectTree, dict[str, bytes]]:
+    """A reply with `size` bytes that nobody else sends; its root never comes, so that it is never complete."""
+    text = hashlib.sha256(str(seed).encode()).hexdigest() * (size // 64)
+    envelope, tree, contents = sound(request, record(text))
+    del contents[tree.object_id]
+    return envelope, tree, contents
+
+
+def test_uploads_that_never_complete_do_not_fill_the_memory(scene: Scene) -> None:
+    scene.fleet.max_reply_bytes = 1 << 20
+    most = 0
+    with round_with(scene, 60.0) as (mallory, outcome):
+        for seed in range(3):  # the message is sent again twice
+            request, _ = mallory.pull()
+            mallory.push(*unfinished(request, 600_000, seed))
+            another = unfinished(request, 600_000, -1 - seed)  # while the first is on its way
+            assert refused(lambda another=another: mallory.push(*another)) == NOT_IN_HAND
+            most = max(most, stored_bytes(scene))
+        mallory.call("DeactivateNode", DeactivateNodeRequest(node_id=mallory.node.node_id))
+    assert outcome == {"north": "HELLO", "south": "!site left"}
+    assert 600_000 < most < 1 << 20
+    assert stored_bytes(scene) == 0
+    assert scene.fleet.traffic.num_bytes(mallory.node.node_id) == 0
+
+
+def test_round_that_is_over_frees_what_was_uploaded_for_it(scene: Scene) -> None:
+    honest, mallory = scene.site("north"), Mallory(scene)
+    scene.gather("north", "south")
+    with scene.fleet.run() as grid:
+        started = threading.Thread(target=lambda: ask(grid, "hello", 3.0))
+        started.start()
+        request, _ = mallory.pull()
+        mallory.push(*unfinished(request, 300_000, 0))
+        assert stored_bytes(scene) > 300_000
+        assert scene.fleet.traffic.num_bytes(mallory.node.node_id) > 300_000
+        started.join(30.0)
+        assert stored_bytes(scene) == 0
+        assert len(scene.fleet.store) == 0
+        assert scene.fleet.traffic.num_bytes(mallory.node.node_id) == 0
+        assert refused(lambda: mallory.push(*sound(request))) == NOT_IN_HAND  # too late
+    code, words = refused(lambda: mallory.push(*sound(request)))
+    assert (code, words) == (grpc.StatusCode.PERMISSION_DENIED, Refusal.RUN_OVER)
+    mallory.close()
+    assert honest.error is None
+
+
+def test_message_that_was_not_handed_out_cannot_be_answered(scene: Scene) -> None:
+    """Nothing that a site sends unasked is kept, not even an announcement."""
+    with round_with(scene, 20.0) as (mallory, outcome):
+        request, _ = mallory.pull()
+        mallory.push(*sound(request))
+        forged = request.metadata.__dict__["_message_id"] = "ab" * 32
+        envelope, tree, contents = sound(request)
+        assert envelope.metadata.reply_to_message_id == forged
+        assert refused(lambda: mallory.push(envelope, tree, contents)) == NOT_IN_HAND
+    assert outcome == {"north": "HELLO", "south": "from south"}
+
+
+def test_objects_are_as_few_as_the_bytes_need(scene: Scene) -> None:
+    scene.fleet.max_reply_bytes = 2 << 20
+    with round_with(scene, 20.0) as (mallory, outcome):
+        request, _ = mallory.pull()
+        envelope, tree, contents = sound(request)
+        tree.children.extend(ObjectTree(object_id=f"{index:064x}") for index in range(70))
+        assert refused(lambda: mallory.push(envelope, tree, contents))[0] is grpc.StatusCode.INVALID_ARGUMENT
+        envelope, tree, contents = sound(request)
+        tree.children.extend([ObjectTree(object_id="x" * 1000)])
+        assert refused(lambda: mallory.push(envelope, tree, contents))[0] is grpc.StatusCode.INVALID_ARGUMENT
+        scene.fleet.max_reply_bytes = 2 * OBJECT_BYTES
+        assert refused(lambda: mallory.push(*sound(request))) == NOT_IN_HAND  # three objects
+        scene.fleet.max_reply_bytes = 2 << 20
+        mallory.push(*sound(request))
+    assert outcome == {"north": "HELLO", "south": "from south"}
+
+
+def test_limit_of_a_reply_follows_the_run(scene: Scene) -> None:
+    """Set after the server started, as a run does that knows its plan."""
+    scene.fleet.max_reply_bytes = 100_000
+    with round_with(scene, 20.0) as (mallory, outcome):
+        request, _ = mallory.pull()
+        assert not all(mallory.push(*sound(request, record("x" * 200_000))))
+        assert stored_bytes(scene) < 100_000
+    assert outcome == {"north": "HELLO", "south": "!reply too large"}
+
+
+def test_calls_of_one_site_are_few_and_others_are_served(scene: Scene) -> None:
+    mallory, codes = Mallory(scene), list[Any]()
+    honest = scene.site("north")
+    scene.gather("north", "south")
+    request = PullMessagesRequest(node=mallory.node)
+    sent = PushObjectRequest(node=mallory.node, run_id=1, session_id="x", object_content=bytes(4 << 20))
+    waiting = threading.Event()
+    genuine = scene.fleet.traffic.upload_in
+
+    def slow(session: str) -> Any:
+        if session == "x":
+            waiting.wait(60.0)
+        return genuine(session)
+
+    scene.fleet.traffic.upload_in = slow  # type: ignore[method-assign]
+
+    def push() -> None:
+        try:
+            codes.append(mallory.call("PushObject", sent).stored)
+        except grpc.RpcError as error:
+            codes.append((error.code(), error.details()))
+
+    threads = [threading.Thread(target=push) for _ in range(3 * MAX_CALLS)]
+    for thread in threads:
+        thread.start()
+    assert eventually(lambda: len(codes) == 2 * MAX_CALLS)  # refused while the others hold their places
+    assert set(codes) == {(grpc.StatusCode.RESOURCE_EXHAUSTED, Refusal.TOO_MANY_CALLS)}
+    assert refused(lambda: mallory.call("PullMessages", request))[0] is grpc.StatusCode.RESOURCE_EXHAUSTED
+    with scene.fleet.run() as grid:
+        north = [node for node in grid.get_node_ids() if scene.fleet.name_of(node) == "north"]
+        (reply,) = grid.send_and_receive([grid.create_message(record("hello"), "train", north[0], "1")], timeout=20.0)
+        assert not reply.has_error()
+    waiting.set()
+    for thread in threads:
+        thread.join(30.0)
+    assert codes.count(False) == MAX_CALLS
+    mallory.close()
+    assert honest.error is None
+
+
+def test_request_larger_than_an_object_is_refused(scene: Scene) -> None:
+    with round_with(scene, 20.0) as (mallory, outcome):
+        request, _ = mallory.pull()
+        push = PushObjectRequest(node=mallory.node, run_id=1, session_id="x", object_content=bytes(9 << 20))
+        code, words = refused(lambda: mallory.call("PushObject", push))
+        assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "larger than max" in words
+        mallory.push(*sound(request))
+    assert outcome == {"north": "HELLO", "south": "from south"}

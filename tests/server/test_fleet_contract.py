@@ -77,7 +77,7 @@ def test_every_internal_exists(module: object) -> None:
             "LinkState",
             "create_node deactivate_node get_node_info get_node_id_by_public_key acknowledge_node_heartbeat "
             "create_run get_run_info claim_task activate_task finish_task acknowledge_task_heartbeat cleanup_run "
-            "store_message_ins get_message_res delete_messages",
+            "store_message_ins get_message_ins store_message_res get_message_res delete_messages",
         ),
         ("Grid", "set_run run create_message get_node_ids push_messages pull_messages send_and_receive"),
     ],

@@ -7,12 +7,21 @@ import pytest
 
 from privet.server.fleet.flower import NoObjectInStoreError, ObjectTree
 from privet.server.fleet.store import MemoryStore
-from privet.server.fleet.traffic import Traffic, Upload
+from privet.server.fleet.traffic import Traffic
+from privet.server.fleet.upload import MAX_UPLOADS, OBJECT_BYTES, Upload, max_objects
+
+LIMIT = 1 << 20
 
 
 @pytest.fixture
-def traffic() -> Traffic:
-    traffic = Traffic()
+def discarded() -> list[str]:
+    """Ids of the replies whose objects were thrown away."""
+    return []
+
+
+@pytest.fixture
+def traffic(discarded: list[str]) -> Traffic:
+    traffic = Traffic(discarded.append)
     traffic.allow([1, 2])
     traffic.enter(1, "first")
     return traffic
@@ -57,7 +66,7 @@ def test_message_in_hand_is_lost_once(traffic: Traffic, event: str) -> None:
 def test_answered_message_is_not_lost(traffic: Traffic) -> None:
     traffic.hand_out(1, "m")
     reply = upload()
-    traffic.begin(reply)
+    assert traffic.begin(reply, LIMIT)
     traffic.expect(reply, "session", ["a", "b"])
     traffic.arrived(reply, "a")
     assert not reply.complete
@@ -72,29 +81,158 @@ def test_answered_message_is_not_lost(traffic: Traffic) -> None:
     assert traffic.upload_in("session") is None
 
 
+def announced(traffic: Traffic, message_id: str = "reply", reply_to: str = "m") -> Upload:
+    """A reply whose objects `a` and `b` are awaited in the push session of its name."""
+    reply = upload(message_id, reply_to)
+    assert traffic.begin(reply, LIMIT)
+    assert traffic.expect(reply, message_id, ["a", "b"])
+    return reply
+
+
 def test_announced_reply_is_not_complete_before_flower_accepted_it(traffic: Traffic) -> None:
+    traffic.hand_out(1, "m")
     reply = upload()
-    traffic.begin(reply)
+    assert traffic.begin(reply, LIMIT)
     assert not reply.complete
     traffic.expect(reply, "session", [])  # another site sent the same objects
     assert reply.complete
 
 
 def test_reply_announced_again_replaces_the_first(traffic: Traffic) -> None:
-    first, second = upload(), upload()
-    traffic.begin(first)
-    traffic.expect(first, "one", ["a"])
-    traffic.begin(second)
+    traffic.hand_out(1, "m")
+    announced(traffic)
+    second = upload()
+    assert traffic.begin(second, LIMIT)
     traffic.expect(second, "two", ["a"])
-    assert traffic.upload_in("one") is None
+    assert traffic.upload_in("reply") is None
     assert traffic.upload_in("two") is second
 
 
-def test_bytes_are_counted_against_the_limit(traffic: Traffic) -> None:
+# What a site may send
+
+
+def test_only_the_message_in_hand_is_answered(traffic: Traffic) -> None:
+    assert not traffic.begin(upload(), LIMIT)  # nothing was handed out
+    traffic.hand_out(1, "m")
+    assert not traffic.begin(upload(reply_to="other"), LIMIT)
+    assert not traffic.begin(Upload(2, "reply", "m", frozenset("a"), outstanding={"a"}), LIMIT)  # another site's
+    reply = announced(traffic)
+    for object_id in "ab":
+        traffic.arrived(reply, object_id)
+    assert not traffic.begin(upload("again"), LIMIT)  # it was answered
+    traffic.begin_pull(1)
+    assert not traffic.begin(upload("again"), LIMIT)
+
+
+def test_one_answer_at_a_time_is_on_its_way(traffic: Traffic) -> None:
+    traffic.hand_out(1, "m")
+    announced(traffic)
+    assert not traffic.begin(upload("another answer"), LIMIT)
+    assert traffic.num_bytes(1) == 2 * OBJECT_BYTES
+
+
+def test_bytes_of_all_that_waits_from_a_site_are_counted_together(traffic: Traffic) -> None:
+    limit = 4 * OBJECT_BYTES + 100
+    traffic.hand_out(1, "m")
+    first = announced(traffic)
+    assert traffic.reserve(first, 60, limit)
+    for object_id in "ab":
+        traffic.arrived(first, object_id)
+    traffic.hand_out(1, "n")  # while the first waits to be collected
+    second = announced(traffic, "second", "n")
+    assert traffic.num_bytes(1) == 4 * OBJECT_BYTES + 60
+    assert not traffic.reserve(second, 41, limit)
+    assert traffic.reserve(second, 40, limit)
+    assert traffic.num_bytes(2) == 0
+    traffic.end("reply")
+    assert traffic.reserve(second, 60, limit)
+
+
+def test_announcement_alone_counts(traffic: Traffic) -> None:
+    traffic.hand_out(1, "m")
+    assert not traffic.begin(upload(), 2 * OBJECT_BYTES - 1)
+    assert traffic.upload("reply") is None
+    assert traffic.begin(upload(), 2 * OBJECT_BYTES)
+
+
+def test_replies_in_the_books_are_few(traffic: Traffic, discarded: list[str]) -> None:
+    for number in range(10):
+        traffic.hand_out(1, f"m{number}")
+        reply = announced(traffic, f"r{number}", f"m{number}")
+        for object_id in "ab":
+            traffic.arrived(reply, object_id)
+    kept = [number for number in range(10) if traffic.upload(f"r{number}")]
+    assert kept == list(range(10 - MAX_UPLOADS, 10))
+    assert discarded == [f"r{number}" for number in range(10 - MAX_UPLOADS)]
+
+
+@pytest.mark.parametrize("event", ["enter", "leave", "pull", "removed", "withdrawn", "silent", "over", "void"])
+def test_nothing_is_kept_of_an_upload_that_never_completes(
+    traffic: Traffic, discarded: list[str], event: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    traffic.hand_out(1, "m")
+    reply = announced(traffic)
+    assert traffic.reserve(reply, 1000, LIMIT)
+    traffic.arrived(reply, "a")
+    discarded.clear()
+    traffic.expire()
+    assert discarded == []
+    match event:
+        case "enter":
+            traffic.enter(1, "second")
+        case "leave":
+            traffic.leave(1)
+        case "pull":
+            traffic.begin_pull(1)
+        case "removed":
+            traffic.allow([2])
+        case "withdrawn":
+            traffic.withdraw("m")
+        case "silent":
+            now = time.monotonic() + 61.0
+            monkeypatch.setattr("privet.server.fleet.traffic.time.monotonic", lambda: now)
+            traffic.expire()
+        case "over":
+            traffic.reset()
+        case "void":
+            traffic.fail(reply, "malformed")
+    assert "reply" in discarded
+    assert traffic.num_bytes(1) == 0
+    assert traffic.upload_in("reply") is None
+    assert not traffic.reserve(reply, 1, LIMIT)
+    assert reply.complete == (event == "void")  # else the Grid would take it for a reply, and a malformed one
+    assert traffic.take_lost({"m"}) == ({"m"} if event not in ("withdrawn", "over", "void") else set())
+
+
+def test_upload_given_up_while_flower_accepts_it_is_not_awaited(traffic: Traffic, discarded: list[str]) -> None:
+    traffic.hand_out(1, "m")
     reply = upload()
-    assert traffic.reserve(reply, 60, 100)
-    assert not traffic.reserve(reply, 41, 100)
-    assert traffic.reserve(reply, 40, 100)
+    assert traffic.begin(reply, LIMIT)
+    traffic.begin_pull(1)
+    discarded.clear()
+    assert not traffic.expect(reply, "session", ["a"])
+    assert discarded == ["reply"]
+    assert traffic.upload_in("session") is None
+
+
+def test_fault_of_an_upload_that_was_given_up_is_no_reply(traffic: Traffic) -> None:
+    traffic.hand_out(1, "m")
+    reply = announced(traffic)
+    traffic.begin_pull(1)
+    traffic.fail(reply, "malformed")
+    assert not reply.complete
+
+
+def test_message_handed_out_over_another_loses_that_one(traffic: Traffic) -> None:
+    traffic.hand_out(1, "m")
+    traffic.hand_out(1, "n")
+    assert traffic.take_lost({"m", "n"}) == {"m"}
+
+
+def test_objects_of_a_reply_are_as_few_as_its_bytes_need() -> None:
+    assert max_objects(1 << 20) < 100
+    for size in (1 << 20, 100 << 20, 512 << 20):
+        assert 6 + size // (5 << 20) < max_objects(size) < 70 + size // (1 << 20)
 
 
 def test_older_pull_is_known(traffic: Traffic) -> None:
