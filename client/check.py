@@ -1,4 +1,8 @@
-"""`privet check`: data, files and the plan's price, before anything connects. For this machine's screen only."""
+"""`privet check`: what an operator runs before anything connects. For this machine's screen only.
+
+Data, files and the plan's price; then the pre-flight, step by step: the way to each federation's server, this machine,
+one synthetic step of the plan. Nothing is trained, reserved or spent.
+"""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -14,6 +18,11 @@ from privet.client.head import is_there
 from privet.client.ledger import Ledger, ledger_path
 from privet.client.ledger_evidence import MEND
 from privet.client.policy import Admission, Committed, admit, recheck
+from privet.client.preflight import machine
+from privet.client.preflight.content import look
+from privet.client.preflight.federation import federation_steps, offline_steps
+from privet.client.preflight.results import Status, Step, failed, verdict
+from privet.client.preflight.step import Task, step_step, task_of
 from privet.client.update_size import update_bytes
 from privet.common.base import checked_base
 from privet.common.config import Plan, Site, load_federation, load_invite, load_site
@@ -36,14 +45,21 @@ _MAX_CHARACTERS = 1 << 17  # of a text, where its tokens are counted: more than 
 
 
 def check_site(
-    file: Path, plan_file: Path | None, assignments: Sequence[str], *, page: Path | None = None
+    file: Path,
+    plan_file: Path | None,
+    assignments: Sequence[str],
+    *,
+    page: Path | None = None,
+    offline: bool = False,
+    trial: bool = True,
 ) -> tuple[dict[str, Any], list[str]]:
-    """A JSON document and the same in lines.
+    """A JSON document and the same in lines. document["verdict"] is "failed" where a step failed, else "passed".
 
     plan_file: a federation.toml or an invite.toml.
     page: where to write dpia.html, the page to be signed before training; needs `plan_file`.
+    offline: whether to leave the network alone. trial: whether to run the plan's synthetic step.
 
-    Raises: ConfigError, DataError, ModelError, LedgerError: the first thing that would stop the client.
+    Raises: ConfigError, DataError, ModelError: what stops the client before it could connect.
     """
     if page is not None:
         _refuse_page(page, plan_file)
@@ -56,34 +72,84 @@ def check_site(
     path = ledger_path(site.data.id)
     document["ledger"] = str(path)
     lines.append(f"Ledger: {path}" + ("." if is_there(path) else " (made by the first `privet client`)."))
-    lines += _behind(path)
+    ledger = machine.ledger_step(path)
+    sound = ledger.status is not Status.FAILED
+    lines += _behind(path) if sound else []
 
+    records = load_records(site, None if plan is None else plan.task.labels)
+    lines += twins.warnings(path, site.data.source, records.texts) if sound else []
+    content = look(records.texts, records.units, records.local_labels)
+    base, size, task = None, None, None
     if plan is None:
-        records = load_records(site, None)
-        lines += twins.warnings(path, site.data.source, records.texts)
-        lines += report.lines(records.report, site)
-        document["data"] = report.to_json(records.report)
+        lines += report.lines(records.report, site, content=content)
+        document["data"] = report.to_json(records.report, content=content)
         lines.append(
             "With --plan FILE (the invite.toml or federation.toml) the labels, lengths and the price are shown."
         )
-        return document, lines
+    else:
+        own = site.federation.get(plan.name)
+        base = checked_base((own.base if own else None) or plan.model.base, plan.model.sha256)
+        lines.append(f"Base model: {base}, digest as in the plan.")
+        lengths, buckets = _token_lengths(base, records.texts), plan.task.buckets
+        lines += report.lines(records.report, site, token_lengths=lengths, buckets=buckets, content=content)
+        document["data"] = report.to_json(records.report, token_lengths=lengths, buckets=buckets, content=content)
+        size = update_bytes(plan, base)
+    if plan is not None and base is not None and sound:
+        judged = judge(plan, site, path)
+        lines += describe(plan, judged.admission, site, update_bytes=size, known=judged.known)
+        document["plan"] = _to_json(plan, judged.admission) | {"update_bytes": size}
+        if judged.admission.decision != "refused":
+            task = task_of(plan, site, base)
+        if page is not None:
+            _write_page(page, plan, site, judged, size)
+            document["report"] = str(page)
+            lines.append(
+                f"Wrote {page}: to be read and signed before the plan is approved. It holds no count of the data."
+            )
+    steps = _network(site, offline=offline)
+    steps += _machine(file, site, path, plan, base, size, task if trial else None, ledger)
+    document["steps"] = [step.to_json() for step in steps]
+    document["verdict"] = "failed" if failed(steps) else "passed"
+    return document, [*lines, *map(str, steps), verdict(steps)]
 
-    records = load_records(site, plan.task.labels)
-    lines += twins.warnings(path, site.data.source, records.texts)
-    own = site.federation.get(plan.name)
-    folder = checked_base((own.base if own else None) or plan.model.base, plan.model.sha256)
-    lines.append(f"Base model: {folder}, digest as in the plan.")
-    lengths = _token_lengths(folder, records.texts)
-    lines += report.lines(records.report, site, token_lengths=lengths, buckets=plan.task.buckets)
-    document["data"] = report.to_json(records.report, token_lengths=lengths, buckets=plan.task.buckets)
-    judged, size = judge(plan, site, path), update_bytes(plan, folder)
-    lines += describe(plan, judged.admission, site, update_bytes=size, known=judged.known)
-    document["plan"] = _to_json(plan, judged.admission) | {"update_bytes": size}
-    if page is not None:
-        _write_page(page, plan, site, judged, size)
-        document["report"] = str(page)
-        lines.append(f"Wrote {page}: to be read and signed before the plan is approved. It holds no count of the data.")
-    return document, lines
+
+def _network(site: Site, *, offline: bool) -> list[Step]:
+    """The way to each federation's server, in the order of the site's file."""
+    steps: list[Step] = []
+    for name, membership in site.federation.items():
+        if offline:
+            steps += offline_steps(name)
+        else:
+            steps += federation_steps(name, membership, membership.ca.read_bytes(), load_site_key(membership.key))
+    return steps
+
+
+def _machine(
+    file: Path,
+    site: Site,
+    path: Path,
+    plan: Plan | None,
+    base: Path | None,
+    size: int | None,
+    task: Task | None,
+    ledger: Step,
+) -> list[Step]:
+    """This machine against what the plan needs; task: the trial to run, None where there is none."""
+    steps = [machine.modes_step(file, site), ledger, machine.ledger_folder_step(path)]
+    steps += [
+        machine.disk_step(path, plan, size),
+        machine.temporary_step(),
+        machine.threads_step(site.resources.threads),
+    ]
+    if base is None:
+        steps.append(Step("base", Status.SKIPPED, "which one, a plan says: give --plan FILE."))
+    else:
+        steps.append(Step("base", Status.PASSED, f"{base}, digest as in the plan."))
+    if task is None:
+        why = "it takes a plan: give --plan FILE." if plan is None else "the plan would not be trained here as it is."
+        return [*steps, Step("one step", Status.SKIPPED, why), machine.memory_step(None)]
+    step, trial = step_step(task)
+    return [*steps, step, machine.memory_step(trial.peak_bytes if trial else None)]
 
 
 def judge(plan: Plan, site: Site, path: Path) -> Judged:

@@ -15,6 +15,8 @@ from privet.common.config import Site
 if TYPE_CHECKING:
     from rich.console import Group
 
+    from privet.client.preflight.content import Content
+
 Tokens = npt.NDArray[np.int64]
 Section = tuple[str, list[tuple[str, str]]]  # a title; names and values
 MAX_LABELS = 20  # shown one by one
@@ -142,7 +144,9 @@ def _bucket_counts(token_lengths: Tokens, buckets: Sequence[int]) -> dict[str, i
     return {name: int(count) for name, count in zip(names, counts, strict=True)}
 
 
-def _sections(report: DataReport, token_lengths: Tokens | None, buckets: Sequence[int]) -> list[Section]:
+def _sections(
+    report: DataReport, token_lengths: Tokens | None, buckets: Sequence[int], content: "Content | None"
+) -> list[Section]:
     ordered = sorted(report.label_counts.items(), key=lambda item: -item[1])
     labels = [(_printable(label), f"{count:,}") for label, count in ordered[:MAX_LABELS]]
     if len(ordered) > MAX_LABELS:
@@ -179,41 +183,73 @@ def _sections(report: DataReport, token_lengths: Tokens | None, buckets: Sequenc
         sections.append(
             ("Tokens", [("tokens", str(Spread.of(token_lengths)))] + [(k, f"{v:,}") for k, v in counts.items()])
         )
+    if content is not None:
+        from privet.client.preflight.content import facts
+
+        sections += facts(content)
     return sections
 
 
+def _all_warnings(report: DataReport, content: "Content | None") -> list[str]:
+    if content is None:
+        return warnings(report)
+    from privet.client.preflight.content import warnings as of_content
+
+    return warnings(report) + of_content(content)
+
+
 def lines(
-    report: DataReport, site: Site, *, token_lengths: Tokens | None = None, buckets: Sequence[int] = ()
+    report: DataReport,
+    site: Site,
+    *,
+    token_lengths: Tokens | None = None,
+    buckets: Sequence[int] = (),
+    content: "Content | None" = None,
 ) -> list[str]:
-    """Plain text, one fact a line. token_lengths: int64 [N], tokens of each text; buckets: the plan's, ascending."""
+    """Plain text, one fact a line. token_lengths: int64 [N], tokens of each text; buckets: the plan's, ascending;
+    content: what the texts suggest."""
     found = [f'{site.data.source} (unit = "{site.data.unit}", max_records = {site.data.max_records})']
-    for title, facts in _sections(report, token_lengths, buckets):
+    for title, facts in _sections(report, token_lengths, buckets, content):
         found += [f"{title}: {name}: {value}" for name, value in facts]
-    return found + [f"Warning: {text}" for text in warnings(report)]
+    return found + [f"Warning: {text}" for text in _all_warnings(report, content)]
 
 
-def render(report: DataReport, *, token_lengths: Tokens | None = None, buckets: Sequence[int] = ()) -> "Group":
+def render(
+    report: DataReport,
+    *,
+    token_lengths: Tokens | None = None,
+    buckets: Sequence[int] = (),
+    content: "Content | None" = None,
+) -> "Group":
     """The same as tables for a terminal; arguments as for `lines`."""
     from rich.console import Group, RenderableType
     from rich.table import Table
     from rich.text import Text
 
     parts: list[RenderableType] = []
-    for title, facts in _sections(report, token_lengths, buckets):
+    for title, facts in _sections(report, token_lengths, buckets, content):
         table = Table(title=title, title_justify="left", show_header=False)
         for name, value in facts:
             table.add_row(Text(name), Text(value))
         parts.append(table)
-    return Group(*parts, *(Text(f"Warning: {text}", style="yellow") for text in warnings(report)))
+    return Group(*parts, *(Text(f"Warning: {text}", style="yellow") for text in _all_warnings(report, content)))
 
 
-def to_json(report: DataReport, *, token_lengths: Tokens | None = None, buckets: Sequence[int] = ()) -> dict[str, Any]:
+def to_json(
+    report: DataReport,
+    *,
+    token_lengths: Tokens | None = None,
+    buckets: Sequence[int] = (),
+    content: "Content | None" = None,
+) -> dict[str, Any]:
     """The same for `--json`; arguments as for `lines`. For this machine only: nothing of it may be sent."""
     document = asdict(report) | {
         "readable": report.readable,
         "one_class": report.one_class,
-        "warnings": warnings(report),
+        "warnings": _all_warnings(report, content),
     }
+    if content is not None:
+        document["content"] = asdict(content)
     if token_lengths is not None:
         document["tokens"] = asdict(Spread.of(token_lengths)) | {"buckets": _bucket_counts(token_lengths, buckets)}
     return document

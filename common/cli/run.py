@@ -22,15 +22,20 @@ def check(
         Path | None,
         typer.Option("--report", metavar="FILE", help="Write a page to be signed before training (HTML); with --plan."),
     ] = None,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Leave the network alone: before the firewall is opened.")
+    ] = False,
     as_json: AsJson = False,
     assignments: Set = None,
 ) -> None:
-    """Look at a site's data, files and policy before anything connects. Trains nothing."""
+    """Look at a site's data, files, network and machine before the client connects. Trains nothing."""
     from privet.client.check import check_site
     from privet.common.cli.output import emit
 
-    document, lines = check_site(site_file, plan, assignments or (), page=report)
+    document, lines = check_site(site_file, plan, assignments or (), page=report, offline=offline)
     emit(document, lines, as_json)
+    if document["verdict"] == "failed":
+        raise typer.Exit(2)
 
 
 def server(

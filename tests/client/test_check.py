@@ -1,6 +1,7 @@
 """`privet check`: what the operator sees before anything connects."""
 
 import csv
+import functools
 import json
 from datetime import datetime, tzinfo
 from pathlib import Path
@@ -8,8 +9,7 @@ from pathlib import Path
 import pytest
 import tomli_w
 
-from privet.client import software
-from privet.client.check import check_site
+from privet.client import check, software
 from privet.client.enrolment import SiteAnswers, create_site
 from privet.client.ledger import Ledger, ledger_path
 from privet.client.policy import Admission, admit
@@ -21,6 +21,7 @@ from privet.server.enrolment import create_federation
 from tests.tiny_models import tiny_base
 
 SECRET = "zebrafish"
+check_site = functools.partial(check.check_site, offline=True, trial=False)
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""What an operator has looked at before anything connects: network, machine, one synthetic step, the texts' content."""
