@@ -18,6 +18,7 @@ from privet.client.ledger_evidence import MEND
 from privet.client.ledger_rows import allow_column
 from privet.client.policy import Admission, Committed, admit, recheck, statement_for
 from privet.client.preparation import Prepared, prepare
+from privet.client.resources import fits
 from privet.client.rules import allow_release
 from privet.client.update_size import local_base, update_bytes
 from privet.common.adapter import Floats
@@ -175,6 +176,7 @@ class Agent:
     def _prepare(self, plan: Plan, admission: Admission) -> Prepared:
         if self._prepared is None or self._prepared.digest != plan.digest:
             self._prepared = None  # one model in memory at a time
+            fits(plan, admission, self._site)
             self._tell("preparing", f"reading the base model and {len(self._records.texts)} records for {plan.name}.")
             self._prepared = prepare(plan, admission, self._site, self._records)
         return self._prepared

@@ -18,11 +18,14 @@ from privet.client.door import Door, load_door
 from privet.client.ledger import Ledger, ledger_path
 from privet.client.ledger_evidence import MEND
 from privet.client.link import serve
+from privet.client.rehearsal import Rehearsals
+from privet.client.resources import Hours, attend, reading_within, use_threads
 from privet.common.config import Site
 from privet.common.errors import Code, RefusedError, TransportError, WireError
 from privet.common.live import Listener
 from privet.common.messages import Reply, ReplyBody, parse_request, to_record
 from privet.common.privacy.noise import SecureNoise
+from privet.common.rehearsal import parse_rehearsal
 
 LOG = logging.getLogger("privet.client")
 
@@ -34,10 +37,9 @@ def run_client(site: Site, on_event: Listener) -> None:
     connecting. One federation that cannot be reached does not stop another.
     Raises: DataError, ConfigError, LedgerError, TransportError; RefusedError (exit 3).
     """
-    import torch
-
-    torch.set_num_threads(site.resources.threads)
-    records = load_records(site, None)
+    use_threads(site.resources.threads)
+    with reading_within(site.resources.memory_bytes):
+        records = load_records(site, None)
     doors = {name: load_door(membership, name) for name, membership in site.federation.items()}
     path = ledger_path(site.data.id)
     with Ledger.open(path, agent=True) as ledger:
@@ -89,10 +91,13 @@ class _Serving:
         self._site, self._ledger, self._turn, self._on_event = site, ledger, turn, on_event
         self._noise = SecureNoise()
         self._agent = Agent(site, federation, records, ledger, self._tell)
+        self._rehearsals = Rehearsals(site, federation, self._tell, self.stop)
+        self._hours = Hours(site.resources.hours)
 
     def serve(self, door: Door) -> None:
         """Raises: TransportError; it is told at once, for the other federations go on."""
-        try:
+
+        def connected(leave: threading.Event) -> None:
             serve(
                 address=self._site.federation[self.federation].address,
                 ca=door.ca,
@@ -100,23 +105,35 @@ class _Serving:
                 proxy=door.proxy,
                 reopen=lambda: load_door(self._site.federation[self.federation], self.federation),
                 answer=self.answer,
-                stop=self.stop,
+                stop=leave,
                 on_event=lambda event, text: self._on_event(
                     {"event": "link", "federation": self.federation, "state": str(event), "text": self._named(text)}
                 ),
             )
+
+        try:
+            attend(self._hours, self.stop, connected, lambda text: self._tell("hours", text))
         except TransportError as error:
             if len(self._site.federation) > 1:
                 self._tell("error", str(error))
             raise
+        finally:
+            self._rehearsals.close()
 
     def answer(self, record: RecordDict) -> RecordDict:
         try:
+            rehearsal = parse_rehearsal(record, max_values=self._rehearsals.expected_values)
+            if rehearsal is not None:  # neither the agent nor what it holds hears of it
+                with self._turn:
+                    return to_record(self._rehearsals.answer(rehearsal))
             request = parse_request(record, max_values=self._agent.expected_values)
         except WireError as error:
             self._tell("refused", f"a malformed request: {error}")
             return to_record(Reply(ReplyBody(code=Code.BAD_REQUEST, plan_digest="0" * 64)))
         with self._turn:
+            if not self._hours.is_open():  # they ended while another federation had its turn: nothing is begun
+                return to_record(Reply(ReplyBody(code=Code.UNAVAILABLE, plan_digest=request.body.plan_digest)))
+            self._rehearsals.close()
             reply = self._agent.answer(request, self._noise)
         if not self._site.stay and (self._agent.finished or self._agent.held is not None):
             self.stop.set()  # after this reply is on its way

@@ -13,6 +13,7 @@ from privet.common.terminal import printable
 
 _BAR = 32
 _LINE = 300  # characters of one drawn line
+_REMARKABLE = ("refused", "pending", "error", "replayed", "finished", "rehearsed", "hours")
 
 
 @dataclass
@@ -61,4 +62,4 @@ class View:
 
 def watch(site: str, *, as_json: bool) -> AbstractContextManager[Listener]:
     """A listener: JSON lines on standard output, or people's words on standard error."""
-    return live.watch(View(site), as_json=as_json, remarkable=("refused", "pending", "error", "replayed", "finished"))
+    return live.watch(View(site), as_json=as_json, remarkable=_REMARKABLE)

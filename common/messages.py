@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Protocol
 
 import numpy as np
 from flwr.app import RecordDict
@@ -86,7 +86,7 @@ _BODIES: dict[str, type[RequestBody]] = {
 }
 
 
-def _canonical(body: _Body) -> str:
+def _canonical(body: Table) -> str:
     return json.dumps(body.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
@@ -126,7 +126,16 @@ def content_digest(body: str, arrays: Arrays) -> str:
     return state.hexdigest()
 
 
-def to_record(message: Request | Reply) -> RecordDict:
+class Message(Protocol):
+    """What goes over the wire: a body and arrays."""
+
+    @property
+    def body(self) -> Table: ...
+    @property
+    def arrays(self) -> Arrays: ...
+
+
+def to_record(message: Message) -> RecordDict:
     """To Flower's record."""
     return carry(_canonical(message.body), message.arrays)
 

@@ -13,6 +13,7 @@ from rich.text import Text
 from privet.common import live
 from privet.common.live import Event, Listener
 from privet.common.terminal import printable
+from privet.server import rehearsal_words
 
 _LINE = 300  # characters of one drawn line
 _METRICS = {"public": "public accuracy", "sites": "accuracy at the sites"}
@@ -54,6 +55,7 @@ def sites_accuracy(sites: Mapping[str, Any] | None) -> str:
 
 
 _UNSEEN = "not seen yet"
+_REMARKABLE = ("warning", "offer", "enrolled", "certificate", "refused_key", "rehearsal_site", "rehearsed")
 
 
 @dataclass
@@ -190,6 +192,22 @@ class View:
     def _on_warning(self, event: dict[str, Any]) -> str:
         return f"warning: {event['text']}"
 
+    def _on_rehearsing(self, event: dict[str, Any]) -> str:
+        self.total = int(event["rounds"])
+        self.status = f"rehearsal of {event['federation']}, plan {str(event['plan'])[:16]}: nothing is spent"
+        return self.status
+
+    def _on_rehearsal_site(self, event: dict[str, Any]) -> str:
+        return rehearsal_words.site(event, self.site(event["site"]))
+
+    def _on_rehearsal_round(self, event: dict[str, Any]) -> str:
+        self.round = int(event["round"])
+        return rehearsal_words.round(event, self.site(event["site"]))
+
+    def _on_rehearsed(self, event: dict[str, Any]) -> str:
+        self.status = "the rehearsal is over"
+        return rehearsal_words.summary(event)
+
     def _on_finished(self, event: dict[str, Any]) -> str:
         self.status = f"done after {event['rounds']} rounds"
         return f"{self.status}: {event['run']}"
@@ -226,6 +244,4 @@ def _spark(values: list[float]) -> str:
 
 def watch(title: str, *, as_json: bool) -> AbstractContextManager[Listener]:
     """A listener: JSON lines on standard output, or people's words on standard error."""
-    return live.watch(
-        View(title), as_json=as_json, remarkable=("warning", "offer", "enrolled", "certificate", "refused_key")
-    )
+    return live.watch(View(title), as_json=as_json, remarkable=_REMARKABLE)

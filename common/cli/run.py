@@ -6,11 +6,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from privet.common.cli.options import AsJson, FederationFile, Set, SiteFile
+
+if TYPE_CHECKING:
+    from privet.common.config import Federation
 
 
 def check(
@@ -43,6 +46,12 @@ def server(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the newest run of this plan that stopped or was killed.")
     ] = False,
+    rehearse: Annotated[
+        int | None,
+        typer.Option(
+            "--rehearse", metavar="N", min=1, max=10, help="Rehearse N rounds on generated text; nothing is spent."
+        ),
+    ] = None,
     as_json: AsJson = False,
     assignments: Set = None,
 ) -> None:
@@ -50,11 +59,23 @@ def server(
     from privet.common.config import load_federation
 
     federation = load_federation(federation_file, assignments or ())
+    if rehearse is not None:
+        _rehearse(federation, rehearse, as_json)
     from privet.server.app import run_server
     from privet.server.live import watch
 
     with stopped_by_signal(), watch(f"privet server {federation.name}", as_json=as_json) as listener:
         run_server(federation, federation_file, listener, resume=resume)
+    _leave()
+
+
+def _rehearse(federation: "Federation", rounds: int, as_json: bool) -> None:
+    from privet.server.live import watch
+    from privet.server.rehearsal import rehearse
+
+    title = f"privet server {federation.name} (rehearsal)"
+    with stopped_by_signal(), watch(title, as_json=as_json) as listener:
+        rehearse(federation, rounds, listener)
     _leave()
 
 

@@ -1,14 +1,15 @@
 """site.toml: data, budget, policy. Owned by the site, never sent, and never raised by anything received."""
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from privet.common.config.plan import Name, Table
 
 Epsilon = Annotated[float, Field(gt=0, le=1000)]
 Delta = Annotated[float, Field(gt=0, lt=0.01)]
+MIN_MEMORY = 10**9  # bytes
 
 
 class DataSpec(Table):
@@ -69,10 +70,43 @@ class PolicySpec(Table):
     methods: Annotated[tuple[Literal["head", "fedavg", "ffa"], ...], Field(strict=False)] = ("head", "fedavg", "ffa")
 
 
+_TIME = r"([01]\d|2[0-3]):[0-5]\d"
+_BYTES = {"MB": 10**6, "GB": 10**9, "MiB": 2**20, "GiB": 2**30}
+
+
 class ResourcesSpec(Table):
     """What this machine gives."""
 
     threads: Annotated[int, Field(ge=1, le=1024)] = 1
+    hours: Annotated[  # local times between which the site is there, "19:00-07:00"; none: always
+        tuple[Annotated[str, Field(pattern=rf"^{_TIME}-{_TIME}$")], ...], Field(strict=False, max_length=24)
+    ] = ()
+    memory: Annotated[str, Field(pattern=r"^\d{1,6}(\.\d{1,3})? ?(MB|GB|MiB|GiB)$")] | None = None  # "6 GB"
+
+    @field_validator("hours", mode="before")
+    @classmethod
+    def _one_or_several(cls, raw: Any) -> Any:
+        return (raw,) if isinstance(raw, str) else raw
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for window in self.hours:
+            start, _, end = window.partition("-")
+            if start == end:
+                raise ValueError(
+                    f"Expected hours that end at another time than they start, got {window}; none: always."
+                )
+        if self.memory_bytes is not None and self.memory_bytes < MIN_MEMORY:
+            raise ValueError(f"Expected memory of at least {MIN_MEMORY // 10**6} MB: the libraries alone need half.")
+        return self
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """`memory` in bytes."""
+        if self.memory is None:
+            return None
+        unit = next(name for name in _BYTES if self.memory.endswith(name))
+        return round(float(self.memory.removesuffix(unit)) * _BYTES[unit])
 
 
 class MembershipSpec(Table):
@@ -91,6 +125,7 @@ class MembershipSpec(Table):
     ] = ("update",)
     declared_weight: Annotated[float, Field(gt=0, le=1e9)] | None = None
     expected_batch: Annotated[int, Field(ge=1)] | None = None  # where the plan says expected_batch = "site"
+    rehearsal: bool = False  # whether the server may rehearse here: computing time on generated text, no budget
     base: str | None = None  # where this site keeps the plan's base model; its digest is checked all the same
 
     @model_validator(mode="after")

@@ -12,6 +12,7 @@ import pytest
 from privet.client import app
 from privet.client.app import _Serving
 from privet.client.ledger import Ledger, ledger_path
+from privet.client.resources import Hours
 from privet.common.config import Site
 from privet.common.errors import Code, RefusedError, TransportError
 from privet.common.keys import new_site_key
@@ -33,6 +34,7 @@ def _serving(*, stay: bool, finished: bool, held: Code | None) -> tuple[Any, thr
     serving._site, serving.stop, serving._noise = SimpleNamespace(stay=stay, federation=["a"]), stop, SecureNoise()
     serving.federation, serving._turn = "a", threading.Lock()
     serving._on_event = lambda _event: None
+    serving._hours, serving._rehearsals = Hours(()), SimpleNamespace(close=lambda: None, expected_values=None)
     serving._agent = SimpleNamespace(answer=answer, finished=finished, held=held, expected_values=None)
     return serving, stop, noises
 

@@ -1,0 +1,83 @@
+"""A plan's model and generated examples, for rehearsals: whoever is here has never seen a record."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from privet.client.training import RoundTrainer
+from privet.common import adapter
+from privet.common.adapter import Arrays, Floats
+from privet.common.base import checked_base
+from privet.common.config import Plan
+from privet.common.examples import Examples
+from privet.common.model import initial_arrays
+from privet.common.privacy.events import TrainEvent
+from privet.common.privacy.noise import SecureNoise
+
+_MAX_TOKENS = 2_000_000  # of all generated records together
+_NOISE_MULTIPLIER = 1.0  # whatever the site's share asks for: the time is the same, and the reply tells nothing of it
+_WORDS = (
+    "patient",
+    "came",
+    "back",
+    "with",
+    "pain",
+    "nurse",
+    "asked",
+    "for",
+    "new",
+    "bill",
+    "bank",
+    "card",
+    "loan",
+    "fee",
+)
+
+
+@dataclass(frozen=True)
+class Generated:
+    """Texts that privet makes up, of the longest kind that the plan reads; as `LabelledTexts`."""
+
+    texts: list[str]
+    labels: NDArray[np.int64]
+    units: NDArray[np.int64]
+    num_units: int
+
+
+def generated(plan: Plan, event: TrainEvent) -> Generated:
+    """As many units as a step draws on average, each with as many records as a step takes of one: what a step costs at
+    most, but for a draw above the average. At most two million tokens, else fewer records."""
+    length = plan.task.max_length * plan.task.windows
+    most = max(1, _MAX_TOKENS // length)
+    num_units = min(event.expected_batch, most)
+    records = num_units * max(1, min(event.max_records, most // num_units))
+    random = np.random.Generator(np.random.PCG64(0))
+    texts = [" ".join([_WORDS[i] for i in random.integers(0, len(_WORDS), length).tolist()]) for _ in range(records)]
+    labels = np.arange(records) % len(plan.task.labels)
+    return Generated(texts, labels, np.arange(records) % num_units, num_units)
+
+
+class Stage:
+    """Ready to rehearse the plan's rounds by the very trainer that trains, on `generated` text, with secure noise.
+
+    event: what one round would be at this site. Every unit is drawn in every step.
+    Raises: ModelError; PrivetError from the gradient self-test.
+    """
+
+    def __init__(self, plan: Plan, base: str, event: TrainEvent, *, local_only: bool) -> None:
+        self._trainer = RoundTrainer(plan, checked_base(base, plan.model.sha256, local_only=local_only))
+        self._examples: Examples = self._trainer.prepare(generated(plan, event))
+        self._event = replace(event, sample_rate=1.0, noise_multiplier=_NOISE_MULTIPLIER)
+        self.size = self._trainer.spec.size
+        self.initial_digest = adapter.digest(initial_arrays(self._trainer.classifier))
+
+    def round(self, arrays: Arrays, round: int) -> dict[str, Floats]:
+        """An update of the true names and shapes.
+
+        Raises: WireError where the arrays are not those that the plan's round brings.
+        """
+        method, spec = self._trainer.method, self._trainer.spec
+        state = method.init(self._trainer.classifier.read())
+        spec.only(tuple(method.broadcast(spec, state, round))).check(arrays)
+        return self._trainer.update(arrays, self._examples, round, self._event, SecureNoise())

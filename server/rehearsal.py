@@ -1,0 +1,294 @@
+"""`privet server F.toml --rehearse N`: the real network, keys and shapes on text that the sites generate.
+
+Nothing is trained on and nothing is spent: sites answer in kinds of message of their own, each synthetic update is
+checked and thrown away, and no checkpoint, plan or adapter is written.
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Message, MessageType
+from flwr.serverapp import Grid
+
+from privet.common.adapter import MAX_WEIGHT, AdapterSpec, Arrays, digest
+from privet.common.base import checked_base
+from privet.common.config import Federation, Plan
+from privet.common.errors import Code, ConfigError, RunError, WireError
+from privet.common.live import Listener
+from privet.common.messages import parse_reply, to_record
+from privet.common.methods import method_for
+from privet.common.model import build_classifier, initial_arrays
+from privet.common.rehearsal import (
+    RehearsalBody,
+    RehearsalEndBody,
+    RehearsalOfferBody,
+    RehearsalReply,
+    RehearsalRequest,
+    RehearsalRoundBody,
+    parse_rehearsal_reply,
+)
+from privet.server.app import _lock, _pause
+from privet.server.enrolment import load_certificates, load_sites
+from privet.server.fleet import Fleet
+from privet.server.rehearsal_words import AWAY, LEFT, OLD, SILENT, UNSOUND, in_words
+
+_OFFER_SECONDS = 300.0  # a site starts a process and builds its model before it answers
+_END_SECONDS = 15.0
+
+
+@dataclass
+class Found:
+    """What was found of one site. Times in seconds; bytes of arrays."""
+
+    code: str = AWAY
+    prepare_seconds: float = 0.0
+    rounds: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def passed(self) -> bool:
+        return bool(self.rounds) and not self.fault
+
+    @property
+    def fault(self) -> str:
+        """The first thing that is wrong, in words; empty where nothing is."""
+        codes = [self.code, *(row["code"] for row in self.rounds)] if self.code != Code.OK or self.rounds else [LEFT]
+        return next((in_words(code) for code in codes if code != Code.OK), "")
+
+
+class Rehearsal:
+    """Rehearses a plan over a Grid. `found` tells of every enrolled site.
+
+    pause(seconds) returns early when something changed. session_of tells the processes of one site apart.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        spec: AdapterSpec,
+        initial: Arrays,
+        grid: Grid,
+        *,
+        enrolled: Callable[[], set[str]],
+        name_of: Callable[[int], str],
+        session_of: Callable[[int], object],
+        pause: Callable[[float], None],
+        on_event: Listener,
+    ) -> None:
+        self._plan, self._spec, self._method, self._grid = plan, spec, method_for(plan), grid
+        self._state = self._method.init(initial)
+        self._offer = RehearsalOfferBody(plan=plan.canonical(), plan_digest=plan.digest, adapter_digest=digest(initial))
+        self._enrolled, self._name_of, self._session_of = enrolled, name_of, session_of
+        self._pause, self._on_event = pause, on_event
+        self._asked: dict[int, object] = {}  # node to the session that was asked
+        self.found: dict[str, Found] = {}
+
+    def gather(self, wait: float) -> dict[int, str]:
+        """Offer it to whoever comes; node and name of those that are ready, once they make the quorum, or all have
+        answered, or `wait` seconds are over. Who was asked by then is heard."""
+        end = time.monotonic() + wait
+        waiting: dict[str, tuple[int, float]] = {}  # by message id: node, and until when
+        while True:
+            for name in self._enrolled():
+                self.found.setdefault(name, Found())
+            now = time.monotonic()
+            nodes = self._grid.get_node_ids() if now < end else []
+            fresh = [node for node in nodes if self._asked.get(node) != (self._session_of(node),)]
+            messages = [self._message(self._offer, {}, node, "0") for node in fresh]
+            for node, message_id in zip(fresh, self._grid.push_messages(messages), strict=True):
+                if message_id:
+                    self._asked[node] = (self._session_of(node),)
+                    waiting[message_id] = node, now + _OFFER_SECONDS
+            for message in self._grid.pull_messages(list(waiting)):
+                node, _ = waiting.pop(message.metadata.reply_to_message_id, (0, 0.0))
+                if node and message.metadata.src_node_id == node:
+                    self._take_offer(node, message)
+            for message_id, (node, until) in list(waiting.items()):
+                if now > until:
+                    del waiting[message_id]
+                    self._settle(node, SILENT)
+            ready = self._ready()
+            answered = all(found.code != AWAY for found in self.found.values())
+            enough = len(ready) >= self._plan.cohort.min_sites or answered
+            if (enough or now >= end) and not waiting:
+                return ready
+            self._pause(2.0)
+
+    def round(self, number: int, nodes: Mapping[int, str]) -> None:
+        """One round with these sites: each synthetic update is checked, and thrown away."""
+        sent = self._method.broadcast(self._spec, self._state, number)
+        body = RehearsalRoundBody(plan_digest=self._plan.digest, round=number)
+        messages = [self._message(body, sent, node, str(number)) for node in nodes]
+        began, times = time.monotonic(), dict[int, float]()
+        self._grid.on_reply = lambda message: times.setdefault(message.metadata.src_node_id, time.monotonic() - began)
+        try:
+            replies = list(self._grid.send_and_receive(messages, timeout=self._plan.cohort.timeout))
+        finally:
+            self._grid.on_reply = None
+        over = time.monotonic() - began
+        rows = {name: {"round": number, "code": SILENT} for name in nodes.values()}
+        for message in replies:
+            name = nodes.get(message.metadata.src_node_id)
+            if name is None or rows[name]["code"] != SILENT:
+                continue
+            row = self._checked(message, number)
+            whole = times.get(message.metadata.src_node_id, over)
+            down = sum(array.nbytes for array in sent.values())
+            rows[name] = {"round": number, "round_trip": round(whole, 3), "bytes_down": down} | row
+        for name, row in sorted(rows.items()):
+            self.found[name].rounds.append(row)
+            self._on_event({"event": "rehearsal_round", "site": name, **row})
+
+    def end(self, nodes: Mapping[int, str]) -> None:
+        """Tell the sites that it is over, so that they give its memory back."""
+        here = set(self._grid.get_node_ids())
+        body = RehearsalEndBody(plan_digest=self._plan.digest)
+        messages = [self._message(body, {}, node, "end") for node in nodes if node in here]
+        if messages:
+            list(self._grid.send_and_receive(messages, timeout=_END_SECONDS))
+
+    def estimate(self) -> float | None:
+        """Seconds that the whole plan would take at the pace of the slowest site; None where nobody answered."""
+        times = [row["round_trip"] for found in self.found.values() for row in found.rounds if row["code"] == Code.OK]
+        return self._plan.training.rounds * max(times) if times else None
+
+    def _message(self, body: RehearsalBody, arrays: Arrays, node: int, group: str) -> Message:
+        return self._grid.create_message(to_record(RehearsalRequest(body, arrays)), MessageType.QUERY, node, group)
+
+    def _ready(self) -> dict[int, str]:
+        here = {node: self._name_of(node) for node in self._grid.get_node_ids()}
+        return {
+            node: name
+            for node, name in here.items()
+            if name in self.found
+            and self.found[name].code == Code.OK
+            and self._asked.get(node) == (self._session_of(node),)
+        }
+
+    def _take_offer(self, node: int, message: Message) -> None:
+        code, reply = self._read(message, 0)
+        if reply is not None and reply.body.report is not None:
+            self.found[self._name_of(node)].prepare_seconds = reply.body.report.prepare_seconds
+        self._settle(node, code)
+
+    def _settle(self, node: int, code: str) -> None:
+        name = self._name_of(node)
+        self.found.setdefault(name, Found()).code = code
+        self._on_event({"event": "rehearsal_site", "site": name, "code": code})
+
+    def _read(self, message: Message, number: int) -> tuple[str, RehearsalReply | None]:
+        """What a site answered, as a code; its reply where that is one of this rehearsal."""
+        if message.has_error():
+            return str(Code.UNAVAILABLE), None
+        try:
+            reply = parse_rehearsal_reply(message.content)
+        except WireError:
+            return (OLD if _is_refusal(message) else str(Code.BAD_REQUEST)), None
+        if reply.body.plan_digest != self._plan.digest or reply.body.round != number:
+            return str(Code.BAD_REQUEST), None
+        return str(reply.body.code), reply
+
+    def _checked(self, message: Message, number: int) -> dict[str, Any]:
+        code, reply = self._read(message, number)
+        if reply is None or code != Code.OK:
+            return {"code": code}
+        try:
+            self._method.trainable(self._spec, number).check(reply.arrays, bound=2 * MAX_WEIGHT)
+        except WireError:
+            return {"code": UNSOUND}
+        if reply.body.report is None:
+            return {"code": str(Code.BAD_REQUEST)}
+        told = reply.body.report.model_dump(include={"seconds", "peak_bytes"})
+        return {"code": code, "bytes_up": sum(array.nbytes for array in reply.arrays.values())} | told
+
+
+def _is_refusal(message: Message) -> bool:
+    """Whether a site took the request for malformed: it knows no such kind."""
+    try:
+        return parse_reply(message.content).code is Code.BAD_REQUEST
+    except WireError:
+        return False
+
+
+def rehearse(federation: Federation, rounds: int, on_event: Listener) -> Path:
+    """Rehearse `rounds` rounds with the sites that consent; the folder of rehearsal.json.
+
+    Raises: ConfigError, ModelError before anything listens; TransportError where the address is taken; RunError with
+    the names of the sites that did not pass.
+    """
+    plan, server = federation.plan, federation.server
+    classifier = build_classifier(plan, checked_base(plan.model.base, plan.model.sha256))
+    initial = initial_arrays(classifier)
+    certificates, allowed = load_certificates(server), load_sites(server.sites)
+    with ExitStack() as stack:
+        stack.callback(os.close, _lock(server))
+        fleet = Fleet(
+            address=server.address, certificates=certificates, database=server.state / "fleet.sqlite", allowed=allowed
+        )
+        stack.callback(fleet.close)
+        fleet.start()
+        names = sorted(allowed.values())
+        on_event({"event": "listening", "address": server.address, "port": fleet.port, "sites": names})
+        on_event({"event": "rehearsing", "federation": plan.name, "plan": plan.digest, "rounds": rounds})
+        with fleet.run() as grid:
+            rehearsal = Rehearsal(
+                plan,
+                classifier.spec,
+                initial,
+                grid,
+                enrolled=lambda: _names(server.sites, names),
+                name_of=fleet.name_of,
+                session_of=fleet.traffic.session_of,
+                pause=_pause(fleet, server.sites, on_event),
+                on_event=on_event,
+            )
+            ready = rehearsal.gather(server.wait)
+            try:
+                for number in range(1, rounds + 1):
+                    if ready:
+                        rehearsal.round(number, ready)
+            finally:
+                rehearsal.end(ready)
+    return _conclude(plan, server.runs, rounds, rehearsal, on_event)
+
+
+def _conclude(plan: Plan, runs: Path, rounds: int, rehearsal: Rehearsal, on_event: Listener) -> Path:
+    found, estimate = rehearsal.found, rehearsal.estimate()
+    sites = {name: asdict(one) | {"passed": one.passed} for name, one in sorted(found.items())}
+    document = {
+        "rehearsal": True,  # on generated text: no result, no guarantee, nothing spent
+        "federation": plan.name,
+        "plan": plan.digest,
+        "rounds": rounds,
+        "estimate_seconds": estimate,
+        "sites": sites,
+    }
+    path = runs / f"{plan.name}-rehearsal-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+    try:
+        path.mkdir(parents=True)
+        (path / "rehearsal.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot be made ({error}).", where=str(path), mend="give a writable folder.") from None
+    on_event({"event": "rehearsed", "run": str(path.resolve()), **document})
+    failed = {name: one.fault for name, one in sorted(found.items()) if not one.passed}
+    if failed:
+        raise RunError(
+            "not every site passed: " + "; ".join(f"{name}: {fault}" for name, fault in failed.items()) + ".",
+            where=f"rehearsal of {plan.name}",
+            mend="see to the sites named here, then rehearse again; nothing was spent.",
+        )
+    return path
+
+
+def _names(sites: Path, before: list[str]) -> set[str]:
+    """The enrolled sites now; a half-copied file must not end the rehearsal."""
+    try:
+        return set(load_sites(sites).values())
+    except ConfigError:
+        return set(before)
