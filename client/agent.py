@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 
+from privet.client.audit import SiteAudit
 from privet.client.data import Records
 from privet.client.describe import describe
 from privet.client.evaluation import counts
@@ -24,6 +25,7 @@ from privet.client.update_size import local_base, update_bytes
 from privet.common.adapter import Floats
 from privet.common.config import Plan, Site, parse_plan
 from privet.common.errors import Code, ConfigError, PrivetError, RefusedError, WireError
+from privet.common.logs import unforeseen
 from privet.common.messages import (
     COUNTS,
     EvaluateBody,
@@ -54,6 +56,7 @@ class Agent:
     def __init__(self, site: Site, federation: str, records: Records, ledger: Ledger, tell: Tell) -> None:
         self._site, self._federation, self._records = site, federation, records
         self._ledger, self._tell = ledger, tell
+        self.audit = SiteAudit(ledger.path, site.name)
         self._prepared: Prepared | None = None
         self._offered: set[str] = set()  # approved plans that were offered to this process
         self._sizes: dict[str, int | None] = {}  # of an update, by the digest of the latest plan described
@@ -66,8 +69,21 @@ class Agent:
         return None if self._prepared is None else self._prepared.trainer.spec.size
 
     def answer(self, request: Request, noise: NoiseSource) -> Reply:
-        """Never raises: what nobody foresaw is the one code `unavailable`, told to the operator here."""
-        return self._answer(request, self.sound(noise))
+        """Never raises: what nobody foresaw is the one code `unavailable`, told to the operator here.
+
+        Whatever is returned stands in the audit log, durably; what cannot be written there is not returned.
+        """
+        reply = self._answer(request, self.sound(noise))
+        try:
+            self.audit.answered(self._federation, request.body, reply, self._ledger)
+        except PrivetError as error:
+            self._tell("error", f"{error} So the reply is not sent.")
+        except Exception as error:
+            unforeseen(LOG, "unforeseen", error)
+            self._tell("error", f"{type(error).__name__} while writing the audit log; see the log.")
+        else:
+            return reply
+        return self._refusal(Code.UNAVAILABLE, request.body)
 
     @staticmethod
     def sound(noise: NoiseSource) -> NoiseSource:
@@ -98,7 +114,7 @@ class Agent:
         except PrivetError as error:
             self._tell("error", str(error))
         except Exception as error:  # fails closed: a fixed code and nothing else leaves
-            LOG.exception("unforeseen")
+            unforeseen(LOG, "unforeseen", error)
             self._tell("error", f"{type(error).__name__} while answering; see the log.")
         return self._refusal(Code.UNAVAILABLE, body)
 
@@ -165,7 +181,10 @@ class Agent:
         row = self._ledger.plan(plan.digest)
         committed = self._ledger.committed(plan.name)
         if row is None or row.admission.decision != "approved":
-            return self._ledger.record_plan(plan, admit(plan, self._site, committed), self._site).admission
+            row = self._ledger.record_plan(plan, admit(plan, self._site, committed), self._site)
+            if row.admission.decision == "approved":
+                self.audit.approved(row, by="first-use")
+            return row.admission
         self._recheck(row, plan, committed)
         return row.admission
 
@@ -269,7 +288,7 @@ class Agent:
         try:
             return self._reply(code, body.plan_digest, round)
         except Exception as error:
-            LOG.exception("the ledger cannot be read")
+            unforeseen(LOG, "the ledger cannot be read", error)
             self._tell("error", f"{type(error).__name__} while reading the ledger; see the log.")
             return Reply(ReplyBody(code=Code.UNAVAILABLE, plan_digest=body.plan_digest, round=round))
 

@@ -4,30 +4,38 @@ import logging
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from types import FrameType
 
 from flwr.app import RecordDict
 
 from privet.client import twins
 from privet.client.agent import Agent
+from privet.client.audit import SiteAudit
 from privet.client.data import Records, load_records
 from privet.client.door import Door, load_door
+from privet.client.exporter import SiteExporter
 from privet.client.ledger import Ledger, ledger_path
 from privet.client.ledger_evidence import MEND
-from privet.client.link import serve
+from privet.client.link import hard_exit, serve
 from privet.client.rehearsal import Rehearsals
 from privet.client.resources import Hours, attend, reading_within, use_threads
 from privet.common.config import Site
-from privet.common.errors import Code, RefusedError, TransportError, WireError
+from privet.common.errors import Code, PrivetError, RefusedError, TransportError, WireError
 from privet.common.live import Listener
+from privet.common.logs import unforeseen
 from privet.common.messages import Reply, ReplyBody, parse_request, to_record
 from privet.common.privacy.noise import SecureNoise
 from privet.common.rehearsal import parse_rehearsal
 
 LOG = logging.getLogger("privet.client")
+
+LET_END_SECONDS = 60.0
+"""How long a round under way may go on after SIGTERM: with what follows it, less than systemd's 90 s until SIGKILL."""
 
 
 def run_client(site: Site, on_event: Listener) -> None:
@@ -44,21 +52,56 @@ def run_client(site: Site, on_event: Listener) -> None:
     path = ledger_path(site.data.id)
     with Ledger.open(path, agent=True) as ledger:
         _refuse_behind(ledger)
+        audit = SiteAudit(path, site.name)
         twins.note(path, site.data.source, records.texts)
         for line in twins.warnings(path, site.data.source, records.texts):
             on_event({"event": "warning", "text": line})
-        on_event(_budget(site, ledger))
-        turn = threading.Lock()
-        serving = [_Serving(site, name, records, ledger, turn, on_event) for name in doors]
-        with _stop_on_signals([one.stop for one in serving]), ThreadPoolExecutor(len(serving)) as pool:
+        with ExitStack() as stack:
+            exporter = None if site.metrics is None else stack.enter_context(SiteExporter(site.metrics))
+            told = on_event if exporter is None else exporter.beside(on_event)
+            told(_budget(site, ledger))
+            turn = threading.Lock()
+            serving = [_Serving(site, name, records, ledger, turn, told) for name in doors]
+            if exporter is not None:
+                for one in serving:
+                    one.audit.log.observe = exporter.note
+            stopping = stack.enter_context(_stop_on_signals([one.stop for one in serving]))
+            audit.started(ledger)
+            stack.push(lambda _kind, error, _trace: _ended(audit, error, stopping))
+            pool = stack.enter_context(ThreadPoolExecutor(len(serving)))
             ends = [pool.submit(one.serve, doors[one.federation]) for one in serving]
             while not all(end.done() for end in ends):  # in short waits: signals are handled in this thread
                 wait(ends, timeout=0.2)
-        on_event(_budget(site, ledger))
-        for end in ends:
-            end.result()
-        for one in serving:
-            one.conclude()
+                if stopping.since is not None and time.monotonic() - stopping.since > LET_END_SECONDS:
+                    _abandon(audit, told)
+            told(_budget(site, ledger))
+            for end in ends:
+                end.result()
+            for one in serving:
+                one.conclude()
+
+
+def _ended(audit: SiteAudit, error: BaseException | None, stopping: "_Stopping") -> None:
+    """The last line of this process in the audit log.
+
+    Raises: AuditLogError where nothing else went wrong.
+    """
+    try:
+        if error is None:
+            audit.stopped("finished" if stopping.since is None else "signal")
+        else:
+            audit.stopped("refused" if isinstance(error, RefusedError) else "error")
+    except PrivetError:
+        if error is None:
+            raise
+
+
+def _abandon(audit: SiteAudit, on_event: Listener) -> None:
+    """End now, in the middle of a round: its reservation is durable, so it counts as spent and is never run again."""
+    with suppress(PrivetError):
+        audit.stopped("abandoned")
+    on_event({"event": "error", "text": f"a round did not end within {LET_END_SECONDS:g} s: it is left, and is spent."})
+    hard_exit(1)
 
 
 def _refuse_behind(ledger: Ledger) -> None:
@@ -120,7 +163,19 @@ class _Serving:
         finally:
             self._rehearsals.close()
 
+    @property
+    def audit(self) -> SiteAudit:
+        return self._agent.audit
+
     def answer(self, record: RecordDict) -> RecordDict:
+        """Raises: RuntimeError, whose words hold nothing of what went wrong: the link tells them."""
+        try:
+            return self._answered(record)
+        except Exception as error:
+            unforeseen(LOG, "unforeseen", error)
+            raise RuntimeError(f"{type(error).__name__}; see the log") from None
+
+    def _answered(self, record: RecordDict) -> RecordDict:
         try:
             rehearsal = parse_rehearsal(record, max_values=self._rehearsals.expected_values)
             if rehearsal is not None:  # neither the agent nor what it holds hears of it
@@ -129,6 +184,7 @@ class _Serving:
             request = parse_request(record, max_values=self._agent.expected_values)
         except WireError as error:
             self._tell("refused", f"a malformed request: {error}")
+            self.audit.refused("malformed", Code.BAD_REQUEST, federation=self.federation)
             return to_record(Reply(ReplyBody(code=Code.BAD_REQUEST, plan_digest="0" * 64)))
         with self._turn:
             if not self._hours.is_open():  # they ended while another federation had its turn: nothing is begun
@@ -168,21 +224,28 @@ def _budget(site: Site, ledger: Ledger) -> dict[str, object]:
     }
 
 
+@dataclass
+class _Stopping:
+    """When the operator asked for the end (monotonic seconds)."""
+
+    since: float | None = None
+
+
 @contextmanager
-def _stop_on_signals(stops: Sequence[threading.Event]) -> Iterator[None]:
+def _stop_on_signals(stops: Sequence[threading.Event]) -> Iterator[_Stopping]:
     """SIGTERM and SIGINT ask for an orderly end; a second one ends at once (the ledger is durable at any time)."""
 
     def ask(number: int, _frame: FrameType | None) -> None:
-        if asked.is_set():
+        if stopping.since is not None:
             os._exit(128 + number)
-        asked.set()
+        stopping.since = time.monotonic()
         for stop in stops:
             stop.set()
 
-    asked = threading.Event()
+    stopping = _Stopping()
     previous = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield
+        yield stopping
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

@@ -107,6 +107,11 @@ class Ledger:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @property
+    def path(self) -> Path:
+        """Where it lies; the audit log lies beside it."""
+        return self._path
+
     # Plans
 
     def plan(self, digest: str) -> PlanRow | None:

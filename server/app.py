@@ -4,7 +4,7 @@ import fcntl
 import os
 import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -13,17 +13,20 @@ from privet.common.adapter import digest
 from privet.common.base import checked_base
 from privet.common.config import Federation, ServerSpec
 from privet.common.errors import TransportError
-from privet.common.live import Event, Listener
+from privet.common.live import Event, Listener, one_at_a_time
 from privet.common.messages import max_reply_bytes
 from privet.common.methods import method_for
 from privet.common.model import build_classifier, load_tokenizer
+from privet.server.audit import ServerAudit
 from privet.server.enrolment import is_invite_stale, load_certificates, load_sites
 from privet.server.evaluation import PublicEvaluator, load_public
+from privet.server.exporter import ServerExporter
 from privet.server.fleet import Fleet
 from privet.server.heads import Heads
 from privet.server.resume import choose_run, resumable
 from privet.server.run_folder import RunFolder
 from privet.server.start import load_start
+from privet.server.status import StatusKeeper
 from privet.server.strategy import PrivetStrategy
 from privet.server.watch import Watch
 
@@ -51,6 +54,10 @@ def run_server(federation: Federation, file: Path, on_event: Listener, *, resume
     with ExitStack() as stack:
         stack.callback(os.close, _lock(server))
         going = choose_run(server.runs, plan, resume=resume, command=command)
+        audit = ServerAudit(server.state, plan)
+        exporter = None if server.metrics is None else stack.enter_context(ServerExporter(server.metrics))
+        status = StatusKeeper(federation)
+        on_event = one_at_a_time(status.beside(on_event if exporter is None else exporter.beside(on_event)))
         fleet = Fleet(
             address=server.address,
             certificates=certificates,
@@ -61,19 +68,34 @@ def run_server(federation: Federation, file: Path, on_event: Listener, *, resume
         fleet.max_reply_bytes = max_reply_bytes(classifier.spec.size + len(plan.task.labels) ** 2)  # update or counts
         stack.callback(fleet.close)
         fleet.start()
-        watch = Watch(fleet, server, on_event)
         folder = RunFolder.new(server.runs, plan) if going is None else RunFolder(going.path, plan, again=True)
         stack.callback(folder.close)
         stack.enter_context(resumable(command))
+        audit.started()
+        stack.push(lambda _kind, error, _trace: audit.stopped(error))
+        status.start(lambda: _silences(fleet))
+        stack.push(lambda _kind, error, _trace: status.end(error))
+        if exporter is not None:
+            refused, checkpoints = (lambda: fleet.num_refused), folder.path / "checkpoints"
+            exporter.watch(online=lambda: len(fleet.online()), refused=refused, checkpoints=checkpoints)
+
+        def enrolled(sites: Mapping[bytes, str]) -> None:
+            audit.enrolled(sites)
+            if exporter is not None:
+                exporter.enrolled(len(sites))
 
         def listen(event: Event) -> None:
+            audit.feed(event)
             folder.record({"time": round(time.time(), 3), **event})
             on_event(event)
+
+        enrolled(allowed)
+        status.feed({"event": "run_folder", "path": str(folder.path.resolve())})
 
         listen({"event": "listening", "address": server.address, "port": fleet.port, "sites": sorted(allowed.values())})
         if going is not None and going.fault:
             listen({"event": "warning", "text": going.fault})
-        stack.enter_context(watch)
+        stack.enter_context(Watch(fleet, server, on_event, enrolled))
         if is_invite_stale(file.parent / "invite.toml", plan):
             text = "invite.toml names another plan than this one: run `privet init invite` and send it to the sites."
             listen({"event": "warning", "text": text})
@@ -127,7 +149,16 @@ def _lock(server: ServerSpec) -> int:
     path = server.state / "server.lock"
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # let go by the system, however this process ends
+        for patience in (0.05, 0.1, 0.2, 0.0):  # `privet status` holds it for a moment to look
+            try:
+                fcntl.flock(
+                    descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB
+                )  # let go by the system, however this process ends
+                break
+            except OSError:
+                if not patience:
+                    raise
+                time.sleep(patience)
     except OSError:
         os.close(descriptor)
         raise TransportError(
@@ -136,6 +167,12 @@ def _lock(server: ServerSpec) -> int:
             mend="stop it first, or give this one its own [server] state, runs and address.",
         ) from None
     return descriptor
+
+
+def _silences(fleet: Fleet) -> dict[str, float]:
+    """The sites that are connected, and for how many seconds each was silent."""
+    silences = fleet.traffic.silences()
+    return {name: silences.get(node, 0.0) for node, name in fleet.online().items()}
 
 
 def _pause(fleet: Fleet, on_event: Listener) -> Callable[[float], None]:

@@ -2,7 +2,7 @@
 
 import datetime
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -29,8 +29,15 @@ class Watch:
     What cannot be used is told once and changes nothing: the keys and the certificate known so far stay.
     """
 
-    def __init__(self, fleet: Fleet, server: ServerSpec, on_event: Listener) -> None:
-        self._fleet, self._server, self._on_event = fleet, server, on_event
+    def __init__(
+        self,
+        fleet: Fleet,
+        server: ServerSpec,
+        on_event: Listener,
+        on_enrolled: Callable[[Mapping[bytes, str]], object] = lambda _sites: None,
+    ) -> None:
+        """`on_enrolled` gets each new allow-list, by public key (PEM), once it counts; a PrivetError of its own is told."""
+        self._fleet, self._server, self._on_event, self._on_enrolled = fleet, server, on_event, on_enrolled
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
         self._seen: dict[str, _Look] = {}  # at the last look
@@ -78,8 +85,9 @@ class Watch:
 
     def _enrol(self) -> None:
         sites = load_sites(self._server.sites)
-        self._fleet.enrol(sites)
+        self._fleet.enrol(sites)  # first: a withdrawn key is shut out whatever else goes wrong
         self._on_event({"event": "enrolled", "sites": sorted(sites.values())})
+        self._on_enrolled(sites)
 
     def _renew(self) -> None:
         self._fleet.renew(load_certificates(self._server))

@@ -10,7 +10,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import typer
 
-from privet.common.cli import audit, bench, demo, init, ledger, predict, run
+from privet.common.cli import audit, bench, demo, init, ledger, log, predict, run, status
 
 app = typer.Typer(
     name="privet",
@@ -25,7 +25,9 @@ app.command("check")(run.check)
 app.command("approve")(ledger.approve)
 app.command("server")(run.server)
 app.command("client")(run.client)
+app.command("status")(status.status)
 app.command("ledger")(ledger.ledger)
+app.command("log")(log.log)
 app.command("simulate")(run.simulate)
 app.command("audit")(audit.audit)
 app.command("predict")(predict.predict)
@@ -54,9 +56,11 @@ def main() -> None:
     """Run a command; exit 0 done, 1 failed, 2 the user's input, 3 refused by a site's policy or budget."""
     from privet.common import quiet  # noqa: F401  (before flwr and transformers are imported)
     from privet.common.errors import PrivetError
+    from privet.common.logs import set_up
     from privet.common.terminal import printable
 
     try:
+        set_up(as_json="--json" in sys.argv)
         app(standalone_mode=True)
     except PrivetError as error:
         print(printable(f"privet: {error}"), file=sys.stderr)

@@ -55,7 +55,7 @@ def ledger(
             words = [f"{export}: {num_replies} replies, manifest.json and chain.jsonl, read back and compared."]
             emit({"path": str(path), "export": str(export), "replies": num_replies}, words, as_json)
         elif charge_all:
-            _charge(book, path, as_json)
+            _charge(book, path, as_json, site.name)
         else:
             summary, plans, events, behind = book.summary(site), book.plans(), book.events(), book.behind()
             document = _document(path, summary, plans, events, behind)
@@ -64,6 +64,7 @@ def ledger(
 
 def approve(site_file: SiteFile, digest: Digest, as_json: AsJson = False, overrides: Overrides = None) -> None:
     """Approve a plan: its whole horizon is reserved from the data set's budget, for good."""
+    from privet.client.audit import SiteAudit
     from privet.client.describe import describe
     from privet.client.head import is_there
     from privet.client.ledger import ledger_path
@@ -77,6 +78,7 @@ def approve(site_file: SiteFile, digest: Digest, as_json: AsJson = False, overri
     if not is_there(path):
         raise InputError("no ledger yet, so no plan waits.", where=str(path), mend="run `privet client` first.")
     with _open(site) as book:
+        audit = SiteAudit(path, site.name)
         row = book.find(digest)
         plan = row.plan
         if row.admission.decision != "approved":
@@ -84,8 +86,10 @@ def approve(site_file: SiteFile, digest: Digest, as_json: AsJson = False, overri
             admission = admit(plan, site, book.committed(plan.name))
             if admission.decision == "refused":
                 book.record_plan(plan, admission, site)
+                audit.refused("approve", admission.code, federation=plan.name, plan=row.digest, by_operator=True)
                 raise RefusedError(admission.code, admission.reason, where=f"plan {row.digest[:16]}")
             row = book.approve(row.digest, admission, site)
+            audit.approved(row, by="operator")
         known = book.latest(plan)
     size = update_bytes(plan, local_base(plan, site))
     emit(_plan(row, []), describe(plan, row.admission, site, update_bytes=size, known=known), as_json)
@@ -97,8 +101,12 @@ def _open(site: "Site") -> "Ledger":
     return Ledger.open(ledger_path(site.data.id))
 
 
-def _charge(book: "Ledger", path: Path, as_json: bool) -> None:
+def _charge(book: "Ledger", path: Path, as_json: bool, name: str) -> None:
+    from privet.client.audit import SiteAudit
+
     charge = book.charge_all()
+    if charge is not None:
+        SiteAudit(path, name).charged(charge.epsilon, charge.delta, charge.num_lost)
     if charge is None:
         document: dict[str, Any] = {"path": str(path), "charged": None}
         emit(document, [f"Ledger {path}: nothing shows that it fell behind, so nothing needs charging."], as_json)

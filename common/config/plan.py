@@ -17,6 +17,7 @@ from pydantic import (
 )
 
 from privet.common.config.bounded import MAX_LABELS
+from privet.common.config.loopback import Loopback
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
 Strings = Annotated[tuple[str, ...], Field(strict=False)]
@@ -231,6 +232,7 @@ class ServerSpec(Table):
     wait: Annotated[float, Field(gt=0)] = 3600.0  # seconds to wait for min_sites before giving up
     init: Path | None = None  # the run folder, or its adapter/, of which method.init is the digest
     public: PublicData | None = None
+    metrics: Loopback | None = None  # where this machine's Prometheus finds numbers of the server
 
 
 class SimulationSpec(Table):

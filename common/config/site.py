@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from privet.common.config.loopback import Loopback
 from privet.common.config.plan import Name, Table
 
 Epsilon = Annotated[float, Field(gt=0, le=1000)]
@@ -146,6 +147,7 @@ class Site(Table):
     resources: ResourcesSpec = ResourcesSpec()
     federation: Annotated[dict[Name, MembershipSpec], Field(min_length=1)]
     stay: bool = False  # after a finished run, wait for the next plan
+    metrics: Loopback | None = None  # where this machine's Prometheus finds numbers of the client
 
     @model_validator(mode="after")
     def _check(self) -> Self:

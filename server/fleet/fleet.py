@@ -196,6 +196,11 @@ class Fleet:
         nodes = self.state.get_node_info(statuses=[NodeStatus.ONLINE])
         return {node.node_id: self._names[node.node_id] for node in nodes if node.node_id in self.traffic.allowed}
 
+    @property
+    def num_refused(self) -> int:
+        """Calls by keys that are not on the allow-list, since the start."""
+        return self._refusals.total
+
     def wait_for_change(self, timeout: float) -> None:
         """Return when a site came, left or replied since the last call, or after `timeout` seconds. For one thread."""
         self.traffic.wait(self._seen_version, timeout)

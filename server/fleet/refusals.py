@@ -51,6 +51,7 @@ class Refusals:
         self._lock = threading.Lock()
         self._told: dict[bytes, float] = {}  # SHA-256 of a key -> time.monotonic() at which it may be told of again
         self._strangers, self._untold, self._window = 0, 0, 0.0
+        self.total = 0  # refusals since the start, told or not
         self._cases: queue.SimpleQueue[_Case | int | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="refusals", daemon=True)
 
@@ -73,6 +74,7 @@ class Refusals:
         key = (key or b"")[:_LARGEST]
         name, digest, now = self._name_of(key), hashlib.sha256(key).digest(), time.monotonic()
         with self._lock:
+            self.total += 1
             if now >= self._window:
                 if self._untold:
                     self._cases.put(self._untold)

@@ -108,6 +108,12 @@ class Traffic:
         if back:
             self.notify()
 
+    def silences(self) -> dict[int, float]:
+        """node id -> seconds since the last request of each site that was heard of."""
+        with self._change:
+            now = time.monotonic()
+            return {node: now - at for node, at in self._heard.items()}
+
     # Messages
 
     def post(self, nodes: Iterable[int]) -> None:

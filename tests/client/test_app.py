@@ -35,7 +35,8 @@ def _serving(*, stay: bool, finished: bool, held: Code | None) -> tuple[Any, thr
     serving.federation, serving._turn = "a", threading.Lock()
     serving._on_event = lambda _event: None
     serving._hours, serving._rehearsals = Hours(()), SimpleNamespace(close=lambda: None, expected_values=None)
-    serving._agent = SimpleNamespace(answer=answer, finished=finished, held=held, expected_values=None)
+    audit = SimpleNamespace(refused=lambda *_, **__: None)
+    serving._agent = SimpleNamespace(answer=answer, finished=finished, held=held, expected_values=None, audit=audit)
     return serving, stop, noises
 
 

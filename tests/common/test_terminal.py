@@ -96,6 +96,7 @@ def test_an_errors_text_cannot_steer_the_terminal(capsys: Any, monkeypatch: pyte
 
     monkeypatch.setattr(cli, "app", fail)
     monkeypatch.setattr(cli, "leave", lambda code: None)
+    monkeypatch.setattr("privet.common.logs.set_up", lambda **_: None)  # it sets hooks of this whole process
     cli.main()
     seen = capsys.readouterr().err
     assert "owned" in seen

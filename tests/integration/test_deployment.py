@@ -41,6 +41,27 @@ def test_a_federation_runs_to_its_end(finished: tuple[Deployment, Tap, Path]) ->
         assert 0 < document["spent"]["epsilon"] <= document["reserved"]["epsilon"] <= 8.0
 
 
+def test_every_reply_that_left_stands_in_the_audit_log(finished: tuple[Deployment, Tap, Path]) -> None:
+    deployment, _, run = finished
+    for name in deployment.sites:
+        lines = _audited(deployment, name, "finished")
+        left = [line["fields"]["reply_sha256"] for line in lines if line["fields"].get("what") == "update"]
+        assert left == [event["reply_sha256"] for event in deployment.ledger(name)["events"]]
+        text = json.dumps(lines)
+        assert str(deployment.folder) not in text
+        assert "notes" not in text
+    file = str(deployment.home / "state" / "audit.jsonl")
+    head = json.loads(deployment.run("log", file, "--verify", "--json").stdout)
+    deployment.run("log", file, "--verify", "--head", head["head"])
+    deployment.run("log", file, "--verify", "--head", "0" * 64, code=1)
+    kinds = [line["kind"] for line in json.loads(deployment.run("log", file, "--json").stdout)["lines"]]
+    assert kinds.count("enrolled") == kinds.count("agreed") == 2
+    assert kinds[-5:] == ["round_ended", "round_started", "round_ended", "finished", "stopped"]
+    done = json.loads(deployment.run("status", str(deployment.home / "federation.toml"), "--json", code=1).stdout)
+    assert (done["status"]["phase"], done["status"]["completed"]) == ("finished", 3)
+    assert done["status"]["run"] == str(run.resolve())
+
+
 def test_the_run_folder_is_whole(finished: tuple[Deployment, Tap, Path]) -> None:
     _, _, run = finished
     wanted = {"plan.toml", "metrics.jsonl", "report.html", "adapter", "checkpoints", "sentence-transformers"}
@@ -174,11 +195,29 @@ def test_sigterm_drains_and_nothing_is_left_behind(tmp_path: Path) -> None:
         states = [event["state"] for event in deployment.ledger("clinic")["events"]]
         assert states
         assert set(states) == {"stored"}  # the round under way was finished and stored
+        for name in deployment.sites:
+            _audited(deployment, name, "signal")
+        server_log = json.loads(deployment.run("log", str(deployment.home / "state" / "audit.jsonl"), "--json").stdout)
+        assert server_log["lines"][-1]["fields"]["reason"] == "signal"
+        gone = json.loads(deployment.run("status", str(deployment.home / "federation.toml"), "--json", code=1).stdout)
+        assert (gone["running"], gone["status"]["phase"]) == (False, "stopped")
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(("127.0.0.1", deployment.port))
     finally:
         deployment.close()
+
+
+def _audited(deployment: Deployment, name: str, reason: str) -> list[dict]:  # type: ignore[type-arg]
+    """The lines of a site's audit log, which its ledger agrees with, and which ends with `reason`."""
+    site = deployment.folder / name / "site.toml"
+    ledger = Path(deployment.ledger(name)["path"])
+    file = str(ledger.with_suffix(".audit.jsonl"))
+    deployment.run("log", file, "--verify", "--ledger", str(site))
+    lines: list[dict] = json.loads(deployment.run("log", file, "--json").stdout)["lines"]  # type: ignore[type-arg]
+    assert lines[-1]["kind"] == "stopped"
+    assert lines[-1]["fields"]["reason"] == reason
+    return lines
 
 
 def _events(run: Path) -> list[dict]:  # type: ignore[type-arg]
