@@ -48,13 +48,15 @@ def run_client(site: Site, on_event: Listener) -> None:
     use_threads(site.resources.threads)
     with reading_within(site.resources.memory_bytes):
         records = load_records(site, None)
+    for line in records.report.source_warnings:
+        on_event({"event": "warning", "text": line})
     doors = {name: load_door(membership, name) for name, membership in site.federation.items()}
     path = ledger_path(site.data.id)
     with Ledger.open(path, agent=True) as ledger:
         _refuse_behind(ledger)
         audit = SiteAudit(path, site.name)
-        twins.note(path, site.data.source, records.texts)
-        for line in twins.warnings(path, site.data.source, records.texts):
+        twins.note(path, site.data.origin, records.texts)
+        for line in twins.warnings(path, site.data.origin, records.texts):
             on_event({"event": "warning", "text": line})
         with ExitStack() as stack:
             exporter = None if site.metrics is None else stack.enter_context(SiteExporter(site.metrics))

@@ -77,7 +77,7 @@ def check_site(
     lines += _behind(path) if sound else []
 
     records = load_records(site, None if plan is None else plan.task.labels)
-    lines += twins.warnings(path, site.data.source, records.texts) if sound else []
+    lines += twins.warnings(path, site.data.origin, records.texts) if sound else []
     content = look(records.texts, records.units, records.local_labels)
     base, size, task = None, None, None
     if plan is None:

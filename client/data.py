@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from privet.client.database import read_query
 from privet.client.report import DataReport, RowNumbers, Spread
 from privet.client.split import beyond_limit, point, split_key, taken, trains
 from privet.common.config import Site
@@ -80,8 +81,8 @@ class Records:
 
 
 def load_records(site: Site, labels: Sequence[str] | None, *, allow_empty: bool = False) -> Records:
-    """Read the site's file and group its records by unit; `labels` are the plan's, None where no plan is known yet:
-    then every label is UNKNOWN until `Records.relabel`.
+    """Read the site's file or its database's rows and group the records by unit; `labels` are the plan's, None where no
+    plan is known yet: then every label is UNKNOWN until `Records.relabel`.
 
     A local label becomes a plan label by `data.label_map`, else as it stands; both are compared in NFC, trimmed. Unit
     ids are text, NFC, trimmed. With `unit = "record"` the id is an HMAC of text and label, so that duplicates are one
@@ -98,7 +99,11 @@ def load_records(site: Site, labels: Sequence[str] | None, *, allow_empty: bool 
     excluded = read_exclude(data.exclude) if data.exclude is not None else frozenset()
     owner = data.person if data.unit == RECORD else data.unit  # the column that says whose a row is
     columns = list(dict.fromkeys([data.text, data.label] + ([] if owner is None else [owner])))
-    table = read_columns(data.source, columns, format=data.format, encoding=data.encoding)
+    notes: tuple[str, ...] = ()
+    if isinstance(data.source, Path):
+        table = read_columns(data.source, columns, format=data.format, encoding=data.encoding)
+    else:
+        table, notes = read_query(data, columns)
 
     secret = bytes.fromhex(data.id)
     texts = [text or "" for text in table.columns[data.text]]
@@ -116,14 +121,15 @@ def load_records(site: Site, labels: Sequence[str] | None, *, allow_empty: bool 
         name = None if owners is None else owners[index]
         kept.add(row, texts[index], local_labels[index], name, contents[index], over=bool(over[index]))
 
-    records = kept.records(site, labels or (), table.unreadable, len(table.rows) + len(table.unreadable))
+    records = kept.records(site, labels or (), table.unreadable, len(table.rows) + len(table.unreadable), notes)
     if not records.texts and not allow_empty:
         report = records.report
         what = (
             f"has no usable row: of {report.rows}, {report.unreadable.count} are unreadable, {report.no_unit.count} "
             f"without a unit, {report.excluded.count} excluded, {report.no_text.count} without text."
         )
-        raise DataError(what, where=str(data.source), mend="check the file, and the keys text, unit and encoding.")
+        looked_at = "the file" if isinstance(data.source, Path) else "the query"
+        raise DataError(what, where=data.shown, mend=f"check {looked_at}, and the keys text, unit and encoding.")
     return records
 
 
@@ -229,8 +235,10 @@ class _Kept:
             self.points.append(point(self.split_key, placed))
         return self.units[unit]
 
-    def records(self, site: Site, labels: Sequence[str], unreadable: Sequence[int], rows: int) -> Records:
-        """What was kept, and the report; `rows` counts readable and unreadable ones."""
+    def records(
+        self, site: Site, labels: Sequence[str], unreadable: Sequence[int], rows: int, notes: tuple[str, ...]
+    ) -> Records:
+        """What was kept, and the report; `rows` counts readable and unreadable ones, `notes` warn of the source."""
         label_array, unit_array, num_units = _fixed(self.labels), _fixed(self.members), len(self.units)
         sizes = np.bincount(unit_array, minlength=num_units)
         counts = np.bincount(label_array[label_array != UNKNOWN], minlength=len(labels))
@@ -248,6 +256,7 @@ class _Kept:
             characters=Spread.of([len(text) for text in self.texts]),
             exclude_ids=len(self.excluded),
             exclude_unmatched=len(self.excluded - self.matched),
+            source_warnings=notes,
             declared_units_off=not num_units / 2 <= site.budget.declared_units <= 2 * num_units,
         )
         points = np.array(self.points, dtype=np.uint64)

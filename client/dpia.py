@@ -62,6 +62,10 @@ RECORD_RISK = (
     "Record mode.",
     "Single records are protected here. A person with several records is protected less, as told above.",
 )
+DATABASE_RISK = (
+    "A database as the source.",
+    "The texts come from a database of the site's own. Its logins and logs, and the network to it, are not covered.",
+)
 KEY_RISK = (
     "One key in two federations.",
     "A server could replay a site's signature within minutes at another server that knows the same key.",
@@ -187,6 +191,7 @@ def _risks(site: Site) -> Sequence[tuple[str, str]]:
     return (
         *RISKS,
         *((RECORD_RISK,) if site.data.unit == "record" else ()),
+        *((DATABASE_RISK,) if isinstance(site.data.source, str) else ()),
         *((KEY_RISK,) if len(site.federation) > 1 else ()),
     )
 

@@ -67,7 +67,7 @@ class Spread:
 
 @dataclass(frozen=True, kw_only=True)
 class DataReport:
-    """What a data file holds. Rows are counted as a person would: by the line on which they begin."""
+    """What a data file or a query holds. Rows are numbered as a person would: by the line on which they begin."""
 
     rows: int  # readable and unreadable
     unreadable: RowNumbers
@@ -87,6 +87,7 @@ class DataReport:
     exclude_ids: int  # in the exclude file
     exclude_unmatched: int  # of these, in no row
     declared_units_off: bool  # by more than a factor of two
+    source_warnings: tuple[str, ...] = ()  # of a database: how it is reached
 
     @property
     def readable(self) -> int:
@@ -100,7 +101,7 @@ class DataReport:
 
 def warnings(report: DataReport) -> list[str]:
     """What the operator should look at before taking part, one sentence or two each."""
-    found = []
+    found = list(report.source_warnings)
     if not report.records:
         found.append("No row is usable.")
     elif not report.label_counts:
@@ -208,7 +209,13 @@ def lines(
 ) -> list[str]:
     """Plain text, one fact a line. token_lengths: int64 [N], tokens of each text; buckets: the plan's, ascending;
     content: what the texts suggest."""
-    found = [f'{site.data.source} (unit = "{site.data.unit}", max_records = {site.data.max_records})']
+    kind = "Source: " if isinstance(site.data.source, str) else ""
+    found = [f'{kind}{site.data.shown} (unit = "{site.data.unit}", max_records = {site.data.max_records})']
+    if isinstance(site.data.source, str):
+        found.append(
+            "Rows are numbered by their place in the query's result: without ORDER BY another reading may number them "
+            "otherwise."
+        )
     for title, facts in _sections(report, token_lengths, buckets, content):
         found += [f"{title}: {name}: {value}" for name, value in facts]
     return found + [f"Warning: {text}" for text in _all_warnings(report, content)]

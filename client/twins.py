@@ -1,8 +1,9 @@
 """Other ledgers of this host that are about the same data: two ledgers of one data set would each spend a whole budget.
 
-Beside each ledger lies a small file of keyed hashes: of the source's path, and a sketch of the records' contents, the
-256 smallest HMACs (bottom-k, Broder 1997). The key is random, belongs to the host and never leaves it, so that the
-files tell nothing elsewhere. What this finds is a warning for the operator: a copy on another host is not found.
+Beside each ledger lies a small file of keyed hashes: of the source (a path, or a database and its query), and a sketch
+of the records' contents, the 256 smallest HMACs (bottom-k, Broder 1997). The key is random, belongs to the host and
+never leaves it, so that the files tell nothing elsewhere. What this finds is a warning for the operator: a copy on
+another host is not found.
 """
 
 import contextlib
@@ -30,11 +31,11 @@ class Twin:
     """Another ledger on this host, of the same data as far as can be told."""
 
     ledger: Path
-    same_source: bool  # the same file, by its resolved path
+    same_source: bool  # the same file, by its resolved path, or the same query of the same database
     share: float  # of the smaller data set's contents that both have, 0 to 1, estimated
 
 
-def note(ledger: Path, source: Path, texts: Sequence[str]) -> None:
+def note(ledger: Path, source: Path | str, texts: Sequence[str]) -> None:
     """Keep what tells this data set from others beside its ledger, in a file of mode 0600.
 
     Raises: LedgerError where the folder of ledgers cannot be written, or its key is damaged.
@@ -47,7 +48,7 @@ def note(ledger: Path, source: Path, texts: Sequence[str]) -> None:
         raise LedgerError(f"cannot be written ({error}).", where=str(ledger.parent), mend=mend) from error
 
 
-def twins(ledger: Path, source: Path, texts: Sequence[str]) -> list[Twin]:
+def twins(ledger: Path, source: Path | str, texts: Sequence[str]) -> list[Twin]:
     """The other ledgers in this ledger's folder that were made for `source` or share at least half of its contents.
 
     A file beside another ledger that cannot be read counts as none. The nearest first.
@@ -75,11 +76,13 @@ def twins(ledger: Path, source: Path, texts: Sequence[str]) -> list[Twin]:
     return sorted(found, key=lambda twin: (-twin.share, not twin.same_source))
 
 
-def warnings(ledger: Path, source: Path, texts: Sequence[str]) -> list[str]:
+def warnings(ledger: Path, source: Path | str, texts: Sequence[str]) -> list[str]:
     """A line for the operator about each twin. Raises: LedgerError, as `twins`."""
     found = []
     for twin in twins(ledger, source, texts):
-        what = "was made for the same file" if twin.same_source else f"shares {twin.share:.0%} of its texts or so"
+        what = (
+            "was made for the same file or query" if twin.same_source else f"shares {twin.share:.0%} of its texts or so"
+        )
         found.append(
             f"Warning: another ledger on this machine {what}: {twin.ledger}. Two ledgers of one data set each spend a "
             "whole budget on the same people. Use the data.id of that one, and one agent for all federations."
@@ -92,10 +95,11 @@ def lineage_path(ledger: Path) -> Path:
     return ledger.with_suffix(".lineage")
 
 
-def _sketch(key: bytes, source: Path, texts: Sequence[str]) -> dict[str, Any]:
-    """The keyed hashes: of the path, and the smallest ones of the distinct contents, in order."""
+def _sketch(key: bytes, source: Path | str, texts: Sequence[str]) -> dict[str, Any]:
+    """The keyed hashes: of the source, and the smallest ones of the distinct contents, in order."""
+    place = str(source.resolve()) if isinstance(source, Path) else source
     contents = {_hash(key, b"content", unicodedata.normalize("NFC", text).strip()) for text in texts}
-    return {"source": _hash(key, b"source", str(source.resolve())), "contents": heapq.nsmallest(SKETCH, contents)}
+    return {"source": _hash(key, b"source", place), "contents": heapq.nsmallest(SKETCH, contents)}
 
 
 def _hash(key: bytes, what: bytes, text: str) -> str:

@@ -4,38 +4,20 @@ Reads a site's private records and the server's public evaluation file. A row th
 and leaves its neighbours untouched; nothing here shows a cell. Nothing is written: no cache, no temporary file.
 """
 
-import difflib
 import json
-import unicodedata
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
 from privet.common import delimited
+from privet.common.columns import Rows, Table, as_text, candidates, plain, positions
 from privet.common.decoding import MARK, MARKING, text_codec
-from privet.common.delimited import MAX_FIELD
 from privet.common.errors import DataError
+
+__all__ = ["FORMATS", "Table", "read_columns"]
 
 FORMATS = ("csv", "tsv", "jsonl", "parquet")
 _SUFFIXES = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
-
-
-@dataclass(frozen=True, repr=False)
-class Table:
-    """Some columns of a file, one value a readable row.
-
-    columns: name -> values; None where the file says null.
-    rows: where each value stands, counted from 1: the line on which the row begins, or the record of a Parquet file.
-    unreadable: the numbers of rows that could not be read, ascending.
-    """
-
-    columns: dict[str, list[str | None]]
-    rows: list[int]
-    unreadable: list[int]
-
-    def __repr__(self) -> str:
-        return f"Table(columns={list(self.columns)})"
 
 
 def read_columns(path: Path, columns: Sequence[str], *, format: str | None = None, encoding: str = "utf-8") -> Table:
@@ -92,99 +74,25 @@ def _check_file(path: Path) -> None:
         raise DataError("the file is empty.", where=str(path), mend="give a file with a header and rows.")
 
 
-class _Rows:
-    """Collects readable and unreadable rows."""
-
-    def __init__(self, wanted: Sequence[str]) -> None:
-        self.wanted = wanted
-        self.values: list[list[str | None]] = [[] for _ in wanted]
-        self.rows: list[int] = []
-        self.unreadable: list[int] = []
-
-    def add(self, number: int, values: Sequence[str | None]) -> None:
-        if not all(value is None or _sound(value) for value in values):
-            self.unreadable.append(number)
-            return
-        self.rows.append(number)
-        for column, value in zip(self.values, values, strict=True):
-            column.append(value)
-
-    def table(self) -> Table:
-        return Table(dict(zip(self.wanted, self.values, strict=True)), self.rows, self.unreadable)
-
-
-def _sound(value: str) -> bool:
-    """Whether a value can be stored and tokenised: no NUL, no lone surrogate, not too long."""
-    if len(value) > MAX_FIELD or "\0" in value:
-        return False
-    if value.isascii():
-        return True
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _as_text(value: object) -> str | None:
-    """The text of a JSON or Parquet scalar, by the rule of `read_columns`. Raises: TypeError for anything else."""
-    if value is None or isinstance(value, str):
-        return value
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, int):
-        return str(value)
-    if isinstance(value, float):
-        if value != value or value in (float("inf"), float("-inf")):
-            return None
-        return str(int(value)) if value.is_integer() and abs(value) < 2**53 else repr(value)
-    raise TypeError(type(value).__name__)
-
-
-def _plain(name: str) -> str:
-    return unicodedata.normalize("NFC", name).strip()
-
-
-def _positions(names: Sequence[str], wanted: Sequence[str], path: Path, hint: str = "") -> list[int]:
-    """Where each wanted column stands among `names`; names are compared in NFC, trimmed. Raises: DataError."""
-    plain = [_plain(name) for name in names]
-    for column in wanted:
-        if plain.count(_plain(column)) > 1:
-            raise DataError(f"has the column {column!r} twice.", where=str(path), mend="rename one of them.")
-        if _plain(column) not in plain:
-            raise DataError(f"has no column {column!r}.", where=str(path), mend=hint or _candidates(column, plain))
-    return [plain.index(_plain(column)) for column in wanted]
-
-
-def _candidates(column: str, names: Sequence[str]) -> str:
-    """The mend for an absent column. A first line that does not look like names may be a record: it is not shown."""
-    if not all(len(n) <= 40 and len(n.split()) <= 5 and n.isprintable() and not n[:1].isdigit() for n in names):
-        return "name an existing column (what stands where the names should be does not look like names)."
-    folded = {name.casefold(): name for name in names}
-    near = [folded[match] for match in difflib.get_close_matches(column.casefold(), list(folded), n=3)]
-    listed = ", ".join(repr(name) for name in names[:50]) + (", …" if len(names) > 50 else "")
-    return (f"did you mean {' or '.join(repr(name) for name in near)}? " if near else "") + f"Its columns: {listed}."
-
-
 def _read_delimited(file: TextIO, path: Path, wanted: Sequence[str], delimiter: str) -> Table:
-    found, rows = _Rows(wanted), delimited.rows(file, delimiter)
+    found, rows = Rows(wanted), delimited.rows(file, delimiter)
     _, header = next(rows, (0, None))
     if header is None:
         mend = "give a file whose first line names the columns, and state its encoding."
         raise DataError("its header cannot be read.", where=str(path), mend=mend)
     other = next((mark for mark in ";\t|," if len(header) == 1 and mark != delimiter and mark in header[0]), "")
     hint = f"its header seems to be separated by {other!r}: save the file with {delimiter!r}." if other else ""
-    positions = _positions(header, wanted, path, hint)
+    places = positions(header, wanted, str(path), hint)
     for number, fields in rows:
         if fields is None:
             found.unreadable.append(number)
         else:
-            found.add(number, [fields[position] for position in positions])
+            found.add(number, [fields[place] for place in places])
     return found.table()
 
 
 def _read_json_lines(file: TextIO, path: Path, wanted: Sequence[str]) -> Table:
-    found, absent = _Rows(wanted), set(map(_plain, wanted))
+    found, absent = Rows(wanted), set(map(plain, wanted))
     names: dict[str, None] | None = None  # those that every row has: the others may be content
     decoder = json.JSONDecoder(object_pairs_hook=_members)
     for number, line in enumerate(file, start=1):
@@ -198,10 +106,10 @@ def _read_json_lines(file: TextIO, path: Path, wanted: Sequence[str]) -> Table:
                 if isinstance(record, dict):
                     names = {name: None for name in (record if names is None else names) if name in record}
                     if absent:
-                        absent.difference_update(map(_plain, record))
+                        absent.difference_update(map(plain, record))
                     if not all(column in record for column in wanted):
-                        record = {_plain(key): value for key, value in record.items()} | record
-                    values = [_as_text(record.get(column, record.get(_plain(column)))) for column in wanted]
+                        record = {plain(key): value for key, value in record.items()} | record
+                    values = [as_text(record.get(column, record.get(plain(column)))) for column in wanted]
             except (ValueError, TypeError, RecursionError):
                 values = None
         if values is None:
@@ -209,8 +117,8 @@ def _read_json_lines(file: TextIO, path: Path, wanted: Sequence[str]) -> Table:
         else:
             found.add(number, values)
     if absent and names is not None:
-        column = next(column for column in wanted if _plain(column) in absent)
-        raise DataError(f"has no column {column!r}.", where=str(path), mend=_candidates(column, list(names)))
+        column = next(column for column in wanted if plain(column) in absent)
+        raise DataError(f"has no column {column!r}.", where=str(path), mend=candidates(column, list(names)))
     return found.table()
 
 
@@ -226,11 +134,11 @@ def _read_parquet(path: Path, wanted: Sequence[str], codec: str) -> Table:
     import pyarrow
     from pyarrow import parquet
 
-    found, number = _Rows(wanted), 0
+    found, number = Rows(wanted), 0
     try:
         with parquet.ParquetFile(path) as file:
             names: list[str] = file.schema_arrow.names
-            kept = [names[position] for position in _positions(names, wanted, path)]
+            kept = [names[position] for position in positions(names, wanted, str(path))]
             for batch in file.iter_batches(columns=kept, use_threads=False):
                 decoded = [_scalars(batch.column(name), codec) for name in kept]
                 for row in zip(*(values for values, _ in decoded), strict=True):
@@ -260,7 +168,7 @@ def _scalars(array: Any, codec: str) -> tuple[list[Any], Callable[[Any], str | N
         array = array.dictionary_decode()
     kind = array.type
     if types.is_boolean(kind) or types.is_integer(kind) or types.is_floating(kind) or types.is_null(kind):
-        return array.to_pylist(), _as_text
+        return array.to_pylist(), as_text
     binary = types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind)
     if not binary and not types.is_large_string(kind):
         array = array.cast(pyarrow.large_string())

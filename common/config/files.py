@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from privet.common.config.bounded import read_json
 from privet.common.config.plan import Federation, Plan, ServerSpec, Table
 from privet.common.config.site import Site
+from privet.common.config.source import beside, is_url
 from privet.common.errors import ConfigError
 
 T = TypeVar("T", bound=Table)
@@ -86,7 +87,8 @@ def _validate(kind: type[T], raw: dict[str, Any], where: str) -> T:
     try:
         return kind.model_validate(raw)
     except ValidationError as error:
-        raise describe(error, where) from None
+        fault = describe(error, where)
+    raise fault  # with no context: pydantic's error quotes what was given, which may hold a password
 
 
 def _resolve(table: Any, folder: Path, keys: Sequence[str]) -> None:
@@ -122,7 +124,12 @@ def load_site(path: Path, assignments: Sequence[str] = ()) -> Site:
     """
     raw = _read(path)
     _override(raw, assignments)
-    _resolve(raw.get("data"), path.parent, ("source", "exclude"))
+    data = raw.get("data")
+    _resolve(data, path.parent, ("exclude", "password_file"))
+    if isinstance(data, dict) and isinstance(data.get("source"), str) and is_url(data["source"]):
+        data["source"] = beside(data["source"], path.parent)
+    else:
+        _resolve(data, path.parent, ("source",))
     federations = raw.get("federation")
     for table in federations.values() if isinstance(federations, dict) else ():
         _resolve(table, path.parent, ("ca", "key", "proxy_auth"))

@@ -1,23 +1,47 @@
 """site.toml: data, budget, policy. Owned by the site, never sent, and never raised by anything received."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PlainValidator, field_validator, model_validator
 
 from privet.common.config.loopback import Loopback
 from privet.common.config.plan import Name, Table
+from privet.common.config.source import checked_query, checked_url, is_url, origin, place, refuse_secrets
 
 Epsilon = Annotated[float, Field(gt=0, le=1000)]
 Delta = Annotated[float, Field(gt=0, lt=0.01)]
 MIN_MEMORY = 10**9  # bytes
 
 
+def _source(value: object) -> Path | str:
+    """A file's path, or a database's URL. What is refused is not quoted: it may hold a password."""
+    if isinstance(value, str):
+        return checked_url(value) if is_url(value) else Path(value)
+    if isinstance(value, Path):
+        return value
+    shown = f" (got {value})" if isinstance(value, int | float) else ""
+    raise ValueError(f"Expected the path of a file or the URL of a database{shown}.")
+
+
+def _variable(value: object) -> str:
+    """An environment variable's name. What is refused is not quoted: it may be the password itself."""
+    if isinstance(value, str) and re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,255}", value):
+        return value
+    raise ValueError("Expected the name of an environment variable.")
+
+
 class DataSpec(Table):
     """Where the private text lies and who counts as one person."""
 
     id: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]  # random, made by `privet init site`; names the ledger
-    source: Path
+    source: Annotated[Path | str, PlainValidator(_source)]  # a file, or a database's URL
+    query: Annotated[str, Field(max_length=100_000)] | None = None  # with a URL: rows with the columns named below
+    user: Annotated[str, Field(min_length=1, max_length=256)] | None = None  # of the database
+    password_file: Path | None = None  # readable by its owner only
+    password_env: Annotated[str, PlainValidator(_variable)] | None = None
+    timeout: Annotated[float, Field(gt=0, le=86_400)] = 600.0  # seconds that reading from a database may take
     format: Literal["csv", "tsv", "jsonl", "parquet"] | None = None  # None: by the file's suffix
     encoding: str = "utf-8"
     text: Annotated[str, Field(min_length=1)]
@@ -28,6 +52,43 @@ class DataSpec(Table):
     max_per_person: Annotated[int, Field(ge=1, le=1000)] | None = None  # records of one person, the others are left out
     label_map: dict[str, str] = Field(default_factory=dict)
     exclude: Path | None = None  # unit ids that are never trained on, one a line
+
+    @property
+    def shown(self) -> str:
+        """The source, for people: a database without user and parameters."""
+        return f"a database query ({place(self.source)})" if isinstance(self.source, str) else str(self.source)
+
+    @property
+    def origin(self) -> Path | str:
+        """What tells this source from others: the file, or the database and the query. No credential is in it."""
+        return origin(self.source, self.query or "") if isinstance(self.source, str) else self.source
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_secrets(cls, raw: Any) -> Any:
+        if isinstance(raw, dict):
+            refuse_secrets(raw)
+        return raw
+
+    @model_validator(mode="after")
+    def _check_source(self) -> Self:
+        if isinstance(self.source, Path):
+            of_database = ("query", "user", "password_file", "password_env")
+            given = [f"data.{key}" for key in of_database if getattr(self, key) is not None]
+            if given:
+                raise ValueError(f"Expected no {given[0]}: source is a file, not the URL of a database.")
+            return self
+        if self.query is None:
+            raise ValueError("Expected query, for source is the URL of a database: a SELECT with the named columns.")
+        checked_query(self.query)
+        if self.format is not None or self.encoding != "utf-8":
+            raise ValueError("Expected neither format nor encoding: a database states its own.")
+        if self.password_file is not None and self.password_env is not None:
+            raise ValueError("Expected password_file or password_env, not both.")
+        logs_in = (self.user, self.password_file, self.password_env) != (None, None, None)
+        if logs_in and self.source.startswith("sqlite"):
+            raise ValueError("Expected no user and no password: SQLite has none.")
+        return self
 
     @model_validator(mode="after")
     def _check_person(self) -> Self:

@@ -24,7 +24,7 @@ SECRET = "Zebrafinch77"
 ROWS = [("p1", "chest pain", "cardiology"), ("p2", "dizzy spells", "neurology"), ("p1", "short breath", "cardiology")]
 
 
-def make_site(source: Path, *, declared_units: int = 2, **data: Any) -> Site:
+def make_site(source: Path | str, *, declared_units: int = 2, **data: Any) -> Site:
     table = {"id": "0" * 31 + "1", "source": source, "text": "text", "label": "label", "unit": "unit"} | data
     membership = {"address": "localhost:9092", "ca": Path("ca.crt"), "key": Path("site.key"), "epsilon": 1.0}
     return Site.model_validate(

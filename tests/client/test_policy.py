@@ -269,7 +269,7 @@ def test_a_tightened_site_file_stops_an_approved_plan() -> None:
 def test_admission_reads_no_record(asked: list[dict[str, Any]], tmp_path: Path) -> None:
     """The source of the site file does not exist, and nobody notices."""
     site = make_site()
-    assert not site.data.source.exists()
+    assert not Path(site.data.source).exists()
     assert admit(make_plan(), site, NOTHING) == admit(make_plan(), site, NOTHING)
 
 
