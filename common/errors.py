@@ -11,7 +11,8 @@ The tree::
     ├── WireError               exit 1   what arrived over the wire is not what was agreed
     ├── LedgerError             exit 1   the site's ledger cannot be used (client/ledger_schema): nobody trains
     ├── TransportError          exit 1   the network, TLS or a key
-    └── RunError                exit 1   a federation that cannot go on
+    ├── RunError                exit 1   a federation that cannot go on
+    └── StoppedError            exit 0   the operator ended what another start goes on with
 
 An error is for a person: what is wrong, where (file, key, row) and the mend. Only a `Code` crosses the wire, and each
 code is a function of plan, request, ledger and site file, never of records.
@@ -90,3 +91,9 @@ class TransportError(PrivetError):
 
 class RunError(PrivetError):
     """A federation that cannot go on."""
+
+
+class StoppedError(PrivetError):
+    """The operator ended what another start goes on with: no fault."""
+
+    exit_code = 0

@@ -19,8 +19,8 @@ from privet.common.errors import Code, WireError
 from privet.common.privacy.statement import Statement
 from privet.common.record import MAX_VALUES, carried_bytes, carry, read, unpack_arrays
 
-_MAX_BODY = 4 << 20  # characters of a request's: it may hold a plan
-_MAX_REPLY_BODY = 64 << 10  # a code, a statement, a sealed head
+MAX_BODY = 4 << 20  # characters of a request's: it may hold a plan
+MAX_REPLY_BODY = 64 << 10  # a code, a statement, a sealed head
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Head = Annotated[str, Field(pattern=r"^[A-Za-z0-9+/]{40,200}={0,2}$")]  # base64; always of one length
@@ -36,7 +36,7 @@ class OfferBody(_Body):
     """Here is the plan: will you take part?"""
 
     kind: Literal["offer"] = "offer"
-    plan: Annotated[str, Field(max_length=_MAX_BODY)]  # canonical JSON
+    plan: Annotated[str, Field(max_length=MAX_BODY)]  # canonical JSON
     plan_digest: Digest
     adapter_digest: Digest  # of the initial adapter that both sides derive
     head: Head | None = None  # the newest that the server saw of this site
@@ -146,7 +146,7 @@ def parse_request(record: RecordDict, *, max_values: int | None = None) -> Reque
     Raises: WireError.
     """
     limit = MAX_VALUES if max_values is None else min(max_values, MAX_VALUES)
-    carried = read(record, max_text=_MAX_BODY, max_values=limit)
+    carried = read(record, max_text=MAX_BODY, max_values=limit)
     try:
         kind = json.loads(carried.text).get("kind")
         body = _BODIES[kind].model_validate_json(carried.text)
@@ -162,7 +162,7 @@ def parse_reply(record: RecordDict) -> Reply:
 
     Raises: WireError.
     """
-    carried = read(record, max_text=_MAX_REPLY_BODY, max_values=MAX_VALUES)
+    carried = read(record, max_text=MAX_REPLY_BODY, max_values=MAX_VALUES)
     try:
         body = ReplyBody.model_validate_json(carried.text)
     except (ValidationError, ValueError, RecursionError):
@@ -174,12 +174,12 @@ def parse_reply(record: RecordDict) -> Reply:
 
 def max_request_bytes(num_values: int) -> int:
     """Most memory, inflated, that a sound request with arrays of at most `num_values` values may take."""
-    return carried_bytes(num_values, _MAX_BODY)
+    return carried_bytes(num_values, MAX_BODY)
 
 
 def max_reply_bytes(num_values: int) -> int:
     """Most memory, inflated, that a sound reply with arrays of at most `num_values` values may take."""
-    return carried_bytes(num_values, _MAX_REPLY_BODY)
+    return carried_bytes(num_values, MAX_REPLY_BODY)
 
 
 def pack(reply: Reply) -> bytes:

@@ -16,7 +16,8 @@ from privet.common.adapter import Arrays
 from privet.common.config.bounded import MAX_BYTES
 from privet.common.config.plan import Table
 from privet.common.errors import Code, WireError
-from privet.common.messages import _MAX_VALUES, Digest, _copied, _split
+from privet.common.messages import MAX_BODY, MAX_REPLY_BODY, Digest
+from privet.common.record import MAX_VALUES, read, unpack_arrays
 
 _Seconds = Annotated[float, Field(ge=0, le=1e6)]
 
@@ -92,19 +93,19 @@ def parse_rehearsal(record: RecordDict, *, max_values: int | None = None) -> Reh
 
     Raises: WireError.
     """
-    text, carried = _split(record, _MAX_VALUES)
+    carried = read(record, max_text=MAX_BODY, max_values=MAX_VALUES)
     try:
-        kind = _BODIES.get(json.loads(text).get("kind"))
+        kind = _BODIES.get(json.loads(carried.text).get("kind"))
         if kind is None:
             return None
         if max_values is not None:
-            _split(record, max_values)
-        body = kind.model_validate_json(text)
+            read(record, max_text=MAX_BODY, max_values=max_values)
+        body = kind.model_validate_json(carried.text)
     except (ValueError, AttributeError, TypeError, RecursionError):
         raise WireError("The request's body is not of a known schema.") from None
-    if carried and not isinstance(body, RehearsalRoundBody):
+    if carried.shapes and not isinstance(body, RehearsalRoundBody):
         raise WireError("Arrays come with a request to rehearse a round only.")
-    return RehearsalRequest(body, _copied(carried))
+    return RehearsalRequest(body, unpack_arrays(carried))
 
 
 def parse_rehearsal_reply(record: RecordDict) -> RehearsalReply:
@@ -112,11 +113,11 @@ def parse_rehearsal_reply(record: RecordDict) -> RehearsalReply:
 
     Raises: WireError, also for any other reply.
     """
-    text, carried = _split(record, _MAX_VALUES)
+    carried = read(record, max_text=MAX_REPLY_BODY, max_values=MAX_VALUES)
     try:
-        body = RehearsalReplyBody.model_validate_json(text)
+        body = RehearsalReplyBody.model_validate_json(carried.text)
     except (ValidationError, ValueError, RecursionError):
         raise WireError("The reply is none of a rehearsal.") from None
-    if carried and body.code is not Code.OK:
+    if carried.shapes and body.code is not Code.OK:
         raise WireError("Arrays come with the code ok only.")
-    return RehearsalReply(body, _copied(carried))
+    return RehearsalReply(body, unpack_arrays(carried))

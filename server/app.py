@@ -1,20 +1,16 @@
 """The launch: builds the parts, runs the rounds, writes the run folder, tells the sites to finish."""
 
-import fcntl
 import os
 import shlex
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import asdict
 from pathlib import Path
 
 from privet.common.adapter import digest
 from privet.common.base import checked_base
-from privet.common.config import Federation, ServerSpec
-from privet.common.errors import TransportError
+from privet.common.config import Federation
 from privet.common.live import Event, Listener, one_at_a_time
-from privet.common.messages import max_reply_bytes
 from privet.common.methods import method_for
 from privet.common.model import build_classifier, load_tokenizer
 from privet.server.audit import ServerAudit
@@ -23,7 +19,8 @@ from privet.server.evaluation import PublicEvaluator, load_public
 from privet.server.exporter import ServerExporter
 from privet.server.fleet import Fleet
 from privet.server.heads import Heads
-from privet.server.resume import choose_run, resumable
+from privet.server.launch import lock, pausing, serving
+from privet.server.resume import choose_run, resumable, unattended
 from privet.server.run_folder import RunFolder
 from privet.server.start import load_start
 from privet.server.status import StatusKeeper
@@ -31,12 +28,21 @@ from privet.server.strategy import PrivetStrategy
 from privet.server.watch import Watch
 
 
-def run_server(federation: Federation, file: Path, on_event: Listener, *, resume: bool = False) -> Path:
-    """Run the federation to its end; the run folder. resume: go on with the newest run of this plan that stopped.
+def run_server(
+    federation: Federation, file: Path, on_event: Listener, *, resume: bool = False, alone: bool = False
+) -> Path:
+    """Run the federation to its end; the run folder. resume: go on with the newest run of this plan that stopped;
+    alone: do what a service manager's restart wants: that, or begin, or nothing where the plan was run to its end.
 
     Raises: ConfigError, ModelError, DataError before anything listens; TransportError where the address is taken;
-    RunError where the quorum is not reached in time, or the operator stops it.
+    RunError where the quorum is not reached in time; StoppedError where the operator stops it.
     """
+    if alone:
+        found = unattended(federation.server.runs, federation.plan)
+        if isinstance(found, Path):
+            on_event({"event": "warning", "text": f"this plan was run to its end already: {found}"})
+            return found
+        resume = found
     command = f"privet server {shlex.quote(str(file))} --resume"
     plan, server = federation.plan, federation.server
     base = checked_base(plan.model.base, plan.model.sha256)
@@ -52,22 +58,13 @@ def run_server(federation: Federation, file: Path, on_event: Listener, *, resume
         evaluate = PublicEvaluator(plan, classifier, load_tokenizer(base), *public, frozen)
 
     with ExitStack() as stack:
-        stack.callback(os.close, _lock(server))
+        stack.callback(os.close, lock(server))
         going = choose_run(server.runs, plan, resume=resume, command=command)
         audit = ServerAudit(server.state, plan)
         exporter = None if server.metrics is None else stack.enter_context(ServerExporter(server.metrics))
         status = StatusKeeper(federation)
         on_event = one_at_a_time(status.beside(on_event if exporter is None else exporter.beside(on_event)))
-        fleet = Fleet(
-            address=server.address,
-            certificates=certificates,
-            database=server.state / "fleet.sqlite",
-            allowed=allowed,
-            on_refusal=lambda refused: on_event({"event": "refused_key", **asdict(refused)}),
-        )
-        fleet.max_reply_bytes = max_reply_bytes(classifier.spec.size + len(plan.task.labels) ** 2)  # update or counts
-        stack.callback(fleet.close)
-        fleet.start()
+        fleet = stack.enter_context(serving(federation, classifier.spec, certificates, allowed, on_event))
         folder = RunFolder.new(server.runs, plan) if going is None else RunFolder(going.path, plan, again=True)
         stack.callback(folder.close)
         stack.enter_context(resumable(command))
@@ -108,7 +105,7 @@ def run_server(federation: Federation, file: Path, on_event: Listener, *, resume
                 classifier.spec,
                 start.arrays,
                 name_of=fleet.name_of,
-                pause=_pause(fleet, on_event),
+                pause=pausing(fleet, on_event),
                 wait=server.wait,
                 on_event=listen,
                 evaluate=evaluate,
@@ -140,46 +137,7 @@ def run_server(federation: Federation, file: Path, on_event: Listener, *, resume
         return folder.path
 
 
-def _lock(server: ServerSpec) -> int:
-    """One server a state folder: a second one would end the first one's run in the database they share.
-
-    Raises: TransportError.
-    """
-    server.state.mkdir(parents=True, exist_ok=True)
-    path = server.state / "server.lock"
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        for patience in (0.05, 0.1, 0.2, 0.0):  # `privet status` holds it for a moment to look
-            try:
-                fcntl.flock(
-                    descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB
-                )  # let go by the system, however this process ends
-                break
-            except OSError:
-                if not patience:
-                    raise
-                time.sleep(patience)
-    except OSError:
-        os.close(descriptor)
-        raise TransportError(
-            f"a server for {server.address} is running already.",
-            where=str(path),
-            mend="stop it first, or give this one its own [server] state, runs and address.",
-        ) from None
-    return descriptor
-
-
 def _silences(fleet: Fleet) -> dict[str, float]:
     """The sites that are connected, and for how many seconds each was silent."""
     silences = fleet.traffic.silences()
     return {name: silences.get(node, 0.0) for node, name in fleet.online().items()}
-
-
-def _pause(fleet: Fleet, on_event: Listener) -> Callable[[float], None]:
-    """Wait for a change at the fleet, then tell who is there."""
-
-    def pause(seconds: float) -> None:
-        fleet.wait_for_change(min(seconds, 2.0))
-        on_event({"event": "online", "sites": sorted(fleet.online().values())})
-
-    return pause

@@ -21,7 +21,7 @@ from privet.common.adapter import MAX_WEIGHT, AdapterSpec, Arrays, digest
 from privet.common.base import checked_base
 from privet.common.config import Federation, Plan
 from privet.common.errors import Code, ConfigError, RunError, WireError
-from privet.common.live import Listener
+from privet.common.live import Listener, one_at_a_time
 from privet.common.messages import parse_reply, to_record
 from privet.common.methods import method_for
 from privet.common.model import build_classifier, initial_arrays
@@ -34,10 +34,10 @@ from privet.common.rehearsal import (
     RehearsalRoundBody,
     parse_rehearsal_reply,
 )
-from privet.server.app import _lock, _pause
 from privet.server.enrolment import load_certificates, load_sites
-from privet.server.fleet import Fleet
+from privet.server.launch import lock, pausing, serving
 from privet.server.rehearsal_words import AWAY, LEFT, OLD, SILENT, UNSOUND, in_words
+from privet.server.watch import Watch
 
 _OFFER_SECONDS = 300.0  # a site starts a process and builds its model before it answers
 _END_SECONDS = 15.0
@@ -227,12 +227,10 @@ def rehearse(federation: Federation, rounds: int, on_event: Listener) -> Path:
     initial = initial_arrays(classifier)
     certificates, allowed = load_certificates(server), load_sites(server.sites)
     with ExitStack() as stack:
-        stack.callback(os.close, _lock(server))
-        fleet = Fleet(
-            address=server.address, certificates=certificates, database=server.state / "fleet.sqlite", allowed=allowed
-        )
-        stack.callback(fleet.close)
-        fleet.start()
+        stack.callback(os.close, lock(server))
+        on_event = one_at_a_time(on_event)
+        fleet = stack.enter_context(serving(federation, classifier.spec, certificates, allowed, on_event))
+        stack.enter_context(Watch(fleet, server, on_event))
         names = sorted(allowed.values())
         on_event({"event": "listening", "address": server.address, "port": fleet.port, "sites": names})
         on_event({"event": "rehearsing", "federation": plan.name, "plan": plan.digest, "rounds": rounds})
@@ -245,7 +243,7 @@ def rehearse(federation: Federation, rounds: int, on_event: Listener) -> Path:
                 enrolled=lambda: _names(server.sites, names),
                 name_of=fleet.name_of,
                 session_of=fleet.traffic.session_of,
-                pause=_pause(fleet, server.sites, on_event),
+                pause=pausing(fleet, on_event),
                 on_event=on_event,
             )
             ready = rehearsal.gather(server.wait)

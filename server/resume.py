@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from privet.common.config import Plan
-from privet.common.errors import ConfigError, ModelError, RunError
+from privet.common.errors import ConfigError, ModelError, RunError, StoppedError
 from privet.server.asked import load_asked
 from privet.server.checkpoint import Checkpoint, load_checkpoint
 from privet.server.progress import Progress
@@ -82,6 +82,14 @@ class _Run:
         return [rows[number] for number in sorted(rows)]
 
 
+def unattended(runs: Path, plan: Plan) -> bool | Path:
+    """For a server that nobody watches: whether to resume, or the folder in which the plan was run to its end."""
+    own = [run for run in _runs(runs, plan.name) if not run.simulated and run.digest == plan.digest]
+    if any(not run.finished for run in own):
+        return True
+    return own[0].path if own else False
+
+
 def choose_run(runs: Path, plan: Plan, *, resume: bool, command: str) -> Going | None:
     """The run that goes on, or None where a new one may start.
 
@@ -128,11 +136,11 @@ def choose_run(runs: Path, plan: Plan, *, resume: bool, command: str) -> Going |
 
 @contextmanager
 def resumable(command: str) -> Iterator[None]:
-    """Raises: RunError that names the command to go on with where the operator stops the server within."""
+    """Raises: StoppedError that names the command to go on with where the operator stops the server within."""
     try:
         yield
     except KeyboardInterrupt:
-        raise RunError("stopped by the operator.", mend=f"continue with `{command}`.") from None
+        raise StoppedError("stopped by the operator.", mend=f"continue with `{command}`.") from None
 
 
 def _runs(runs: Path, name: str) -> list[_Run]:

@@ -36,7 +36,7 @@ class Watch:
         on_event: Listener,
         on_enrolled: Callable[[Mapping[bytes, str]], object] = lambda _sites: None,
     ) -> None:
-        """`on_enrolled` gets each new allow-list, by public key (PEM), once it counts; a PrivetError of its own is told."""
+        """`on_enrolled` gets each new allow-list, by public key (PEM), once it counts."""
         self._fleet, self._server, self._on_event, self._on_enrolled = fleet, server, on_event, on_enrolled
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)

@@ -46,6 +46,9 @@ def server(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the newest run of this plan that stopped or was killed.")
     ] = False,
+    alone: Annotated[
+        bool, typer.Option("--unattended", help="For a service: resume, begin, or end where the plan is done.")
+    ] = False,
     rehearse: Annotated[
         int | None,
         typer.Option(
@@ -59,13 +62,18 @@ def server(
     from privet.common.config import load_federation
 
     federation = load_federation(federation_file, assignments or ())
+    if resume + alone + (rehearse is not None) > 1:
+        from privet.common.errors import ConfigError
+
+        what = "--resume, --unattended and --rehearse exclude each other."
+        raise ConfigError(what, where="privet server", mend="give one of them.")
     if rehearse is not None:
         _rehearse(federation, rehearse, as_json)
     from privet.server.app import run_server
     from privet.server.live import watch
 
     with stopped_by_signal(), watch(f"privet server {federation.name}", as_json=as_json) as listener:
-        run_server(federation, federation_file, listener, resume=resume)
+        run_server(federation, federation_file, listener, resume=resume, alone=alone)
     _leave()
 
 

@@ -118,6 +118,9 @@ class Traffic:
 
     def post(self, nodes: Iterable[int]) -> None:
         """Messages for these nodes are ready to be pulled: one each time that a node is named."""
+        nodes = list(nodes)
+        if not nodes:
+            return  # nothing changed: whoever waits for a change goes on waiting
         with self._change:
             self._mail.update(nodes)
         self.notify()

@@ -190,8 +190,10 @@ def test_no_word_of_the_server_steers_a_terminal(labels: list[str], base: str) -
             assert line.isprintable()
 
 
-def test_an_adapter_to_start_from_is_told_and_is_a_change(tmp_path: Path) -> None:
-    plan = _plan()
+def test_an_adapter_to_start_from_is_told_and_is_a_change() -> None:
+    plan = make_plan()
     started = plan.model_copy(update={"method": plan.method.model_copy(update={"init": "ab" * 32})})
     assert changes(plan, started) == [f"method.init: none → {'ab' * 32!r}", "unchanged otherwise"]
     assert changes(started, plan) == [f"method.init: {'ab' * 32!r} → none", "unchanged otherwise"]
+    words = _words(started, make_admission(started, **PENDING), known=plan)
+    assert f"starts from an adapter with digest {'ab' * 32}, trained before; what was spent for it stays" in words

@@ -4,7 +4,6 @@ import re
 import shlex
 
 import click
-import pytest
 import typer
 
 from privet.common.cli import app
@@ -62,9 +61,6 @@ def test_every_command_of_the_readme_exists() -> None:
     assert {line: why for line in lines if (why := refusal(line))} == {}
 
 
-@pytest.mark.xfail(
-    strict=True, reason="status, log, --resume, --rehearse, --offline, --new-key, --unattended are to come"
-)
 def test_every_command_of_the_operators_book_and_of_the_units_exists() -> None:
     lines = _of_text("docs/deployment.md") + _of_units()
     assert len(lines) > 20

@@ -31,6 +31,15 @@ def upload(message_id: str = "reply", reply_to: str = "m") -> Upload:
     return Upload(1, message_id, reply_to, frozenset({"a", "b"}), outstanding={"a", "b"})
 
 
+def test_posting_to_nobody_wakes_nobody(traffic: Traffic) -> None:
+    """A server that waits for its sites asks for news again and again: it must not be its own news."""
+    version = traffic.version
+    traffic.post(iter(()))
+    assert traffic.version == version
+    traffic.post([1])
+    assert traffic.version > version
+
+
 def test_newest_process_of_a_site_speaks_for_it(traffic: Traffic) -> None:
     assert traffic.speaks_for(1, "first")
     traffic.enter(1, "second")

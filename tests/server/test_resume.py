@@ -10,9 +10,9 @@ import pytest
 from flwr.app import Message
 
 from privet.common.config import Plan
-from privet.common.errors import ConfigError, RunError
+from privet.common.errors import ConfigError, RunError, StoppedError
 from privet.common.messages import Request
-from privet.server.resume import choose_run, resumable
+from privet.server.resume import choose_run, resumable, unattended
 from privet.server.run_folder import RunFolder
 from tests.server.restarts import House, Keeper, Killed, outcome
 from tests.server.scripted import Site, plan
@@ -350,7 +350,19 @@ def test_a_full_disk_ends_the_run_with_a_clear_error_and_nothing_torn(
 
 
 def test_the_operators_stop_names_the_command_to_go_on_with() -> None:
-    with pytest.raises(RunError, match="stopped") as caught, resumable("privet server f.toml --resume"):
+    with pytest.raises(StoppedError, match="stopped") as caught, resumable("privet server f.toml --resume"):
         raise KeyboardInterrupt
     assert "continue with `privet server f.toml --resume`" in caught.value.mend
-    assert caught.value.exit_code == 1
+    assert caught.value.exit_code == 0  # a service manager's stop is no failure
+
+
+def test_an_unattended_server_begins_goes_on_and_leaves_a_finished_run_alone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    house = House(monkeypatch, tmp_path, plan(), _sites(2))
+    assert unattended(tmp_path / "runs", house.plan) is False
+    assert house.serve(kill_after=20) is None
+    assert unattended(house.folder.parent, house.plan) is True
+    assert house.serve(resume=True, finish=True) is not None
+    assert unattended(house.folder.parent, house.plan) == house.folder
+    assert unattended(house.folder.parent, plan(training={"rounds": 9})) is False
