@@ -7,7 +7,7 @@ checked and thrown away, and no checkpoint, plan or adapter is written.
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -65,7 +65,8 @@ class Found:
 class Rehearsal:
     """Rehearses a plan over a Grid. `found` tells of every enrolled site.
 
-    pause(seconds) returns early when something changed. session_of tells the processes of one site apart.
+    pause(seconds) returns early when something changed. session_of tells the processes of one site apart, take_lost
+    which messages their sites have lost: an offer is made again then.
     """
 
     def __init__(
@@ -80,12 +81,13 @@ class Rehearsal:
         session_of: Callable[[int], object],
         pause: Callable[[float], None],
         on_event: Listener,
+        take_lost: Callable[[Collection[str]], Collection[str]] = lambda _ids: (),
     ) -> None:
         self._plan, self._spec, self._method, self._grid = plan, spec, method_for(plan), grid
         self._state = self._method.init(initial)
         self._offer = RehearsalOfferBody(plan=plan.canonical(), plan_digest=plan.digest, adapter_digest=digest(initial))
         self._enrolled, self._name_of, self._session_of = enrolled, name_of, session_of
-        self._pause, self._on_event = pause, on_event
+        self._pause, self._on_event, self._take_lost = pause, on_event, take_lost
         self._asked: dict[int, object] = {}  # node to the session that was asked
         self.found: dict[str, Found] = {}
 
@@ -109,6 +111,8 @@ class Rehearsal:
                 node, _ = waiting.pop(message.metadata.reply_to_message_id, (0, 0.0))
                 if node and message.metadata.src_node_id == node:
                     self._take_offer(node, message)
+            for message_id in self._take_lost(waiting.keys()):
+                self._asked.pop(waiting.pop(message_id)[0], None)
             for message_id, (node, until) in list(waiting.items()):
                 if now > until:
                     del waiting[message_id]
@@ -116,7 +120,8 @@ class Rehearsal:
             ready = self._ready()
             answered = all(found.code != AWAY for found in self.found.values())
             enough = len(ready) >= self._plan.cohort.min_sites or answered
-            if (enough or now >= end) and not waiting:
+            due = now < end and any(node not in self._asked for node in self._grid.get_node_ids())
+            if (enough or now >= end) and not waiting and not due:
                 return ready
             self._pause(2.0)
 
@@ -245,6 +250,7 @@ def rehearse(federation: Federation, rounds: int, on_event: Listener) -> Path:
                 session_of=fleet.traffic.session_of,
                 pause=pausing(fleet, on_event),
                 on_event=on_event,
+                take_lost=fleet.traffic.take_lost,
             )
             ready = rehearsal.gather(server.wait)
             try:

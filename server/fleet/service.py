@@ -132,7 +132,7 @@ class FleetService(FleetServicer):  # type: ignore[misc]
             left = end - time.monotonic()
             if self._traffic.closing or left <= 0:
                 return response
-            self._traffic.wait_until(lambda: self._called(node_id, token, number), left)
+            self._traffic.wait_for_call(node_id, lambda: self._called(node_id, token, number), left)
 
     def _acknowledge(self, node_id: int) -> None:
         """Note in the database that the site is present, if that was not done of late: each note is a transaction."""

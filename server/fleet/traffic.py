@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
+from privet.server.fleet.doors import Doors
 from privet.server.fleet.upload import MAX_UPLOADS, Upload
 
 PRESENCE_SECONDS = 60.0
@@ -30,7 +31,7 @@ class Traffic:
     closing: bool = False
     version: int = 0
     allowed: frozenset[int] = frozenset()
-    _change: threading.Condition = field(default_factory=threading.Condition)
+    _change: threading.Condition = field(init=False)
     _sessions: dict[int, str] = field(default_factory=dict)  # node -> token of the process that speaks for it
     _heard: dict[int, float] = field(default_factory=dict)  # node -> time.monotonic() of its last request
     _pulls: dict[int, int] = field(default_factory=dict)  # node -> number of its newest pull
@@ -39,6 +40,10 @@ class Traffic:
     _lost: set[str] = field(default_factory=set)
     _uploads: dict[str, Upload] = field(default_factory=dict)  # by the reply's message id
     _by_push_session: dict[str, Upload] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        lock = threading.RLock()
+        self._change, self._doors = threading.Condition(lock), Doors(lock)
 
     # Changes
 
@@ -57,10 +62,15 @@ class Traffic:
         with self._change:
             self._change.wait_for(lambda: self.closing or met(), max(0.0, timeout))
 
+    def wait_for_call(self, node_id: int, met: Callable[[], bool], timeout: float) -> None:
+        """As `wait_until`, for a site's pull: looked at when something changed for this site, and for no other."""
+        self._doors.wait(node_id, lambda: self.closing or met(), timeout)
+
     def close(self) -> None:
         """Wake everybody for the last time."""
         with self._change:
             self.closing = True
+            self._doors.knock()
         self.notify()
 
     # Sites
@@ -71,6 +81,7 @@ class Traffic:
             self.allowed = frozenset(nodes)
             for node_id in [node for node in self._sessions if node not in self.allowed]:
                 self.leave(node_id)
+            self._doors.knock()
         self.notify()
 
     def enter(self, node_id: int, token: str) -> None:
@@ -79,6 +90,7 @@ class Traffic:
             self._give_up(node_id)
             self._sessions[node_id] = token
             self._heard[node_id] = time.monotonic()
+            self._doors.knock([node_id])
         self.notify()
 
     def leave(self, node_id: int) -> None:
@@ -87,6 +99,7 @@ class Traffic:
             self._give_up(node_id)
             self._sessions.pop(node_id, None)
             self._heard.pop(node_id, None)
+            self._doors.knock([node_id])
         self.notify()
 
     def session_of(self, node_id: int) -> str | None:
@@ -118,11 +131,12 @@ class Traffic:
 
     def post(self, nodes: Iterable[int]) -> None:
         """Messages for these nodes are ready to be pulled: one each time that a node is named."""
-        nodes = list(nodes)
-        if not nodes:
+        named = list(nodes)
+        if not named:
             return  # nothing changed: whoever waits for a change goes on waiting
         with self._change:
-            self._mail.update(nodes)
+            self._mail.update(named)
+            self._doors.knock(named)
         self.notify()
 
     def begin_pull(self, node_id: int) -> int:
@@ -130,6 +144,7 @@ class Traffic:
         with self._change:
             self._give_up(node_id)
             self._pulls[node_id] = self._pulls.get(node_id, 0) + 1
+            self._doors.knock([node_id])
             return self._pulls[node_id]
 
     def is_newest_pull(self, node_id: int, number: int) -> bool:

@@ -37,7 +37,7 @@ def main(folder: Path, base: Path, plan_file: Path, round_seconds: float, let_en
         answer(to_record(Request(TrainBody(plan_digest=plan.digest, round=1), arrays)))
         assert stop.wait(60)
 
-    RoundTrainer.update = update  # type: ignore[method-assign]
+    RoundTrainer.update = update  # type: ignore[method-assign, assignment]
     app.serve = serve  # type: ignore[attr-defined]
     app.LET_END_SECONDS = let_end
     (folder / "ca.crt").write_bytes(b"authority")
@@ -47,5 +47,5 @@ def main(folder: Path, base: Path, plan_file: Path, round_seconds: float, let_en
 
 
 if __name__ == "__main__":
-    places, seconds = sys.argv[1:4], sys.argv[4:]
-    main(*map(Path, places), *map(float, seconds))
+    first, second, third = map(Path, sys.argv[1:4])
+    main(first, second, third, float(sys.argv[4]), float(sys.argv[5]))

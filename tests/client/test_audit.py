@@ -90,7 +90,7 @@ def test_the_line_is_there_before_the_reply_is_given_and_after_it_is_stored(
     reply = bench.train(1)
     assert reply.code is Code.OK
     assert order == ["reserve", "update", "store", "append"]
-    assert bench.ledger.events()[0].reply_sha256 in audit_path(bench.path).read_text()
+    assert str(bench.ledger.events()[0].reply_sha256) in audit_path(bench.path).read_text()
 
 
 def test_what_cannot_be_logged_is_not_sent_stays_spent_and_is_replayed_later(

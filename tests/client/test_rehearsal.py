@@ -3,6 +3,7 @@
 import hashlib
 import json
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -72,8 +73,7 @@ def rehearsals(
 ) -> Rehearsals:
     site = site_of(folder, **(CONSENT | {"federation__tiny__plan": plan.digest} | changes))
     tell = (lambda _kind, text: None) if told is None else (lambda kind, text: told.append(f"{kind} {text}"))
-    more = {} if clock is None else {"clock": clock}
-    return Rehearsals(site, plan.name, tell, threading.Event(), **more)
+    return Rehearsals(site, plan.name, tell, threading.Event(), clock=clock or time.monotonic)
 
 
 # No record, no ledger
@@ -199,7 +199,7 @@ def test_a_plan_that_would_be_refused_is_not_rehearsed(
 def test_a_base_that_the_site_names_itself_serves_any_plan(
     tmp_path: Path, plan: Plan, base: Path, server: Server
 ) -> None:
-    own = {"federation__tiny__plan": "1" * 64, "federation__tiny__base": str(base)}
+    own: dict[str, Any] = {"federation__tiny__plan": "1" * 64, "federation__tiny__base": str(base)}
     asked = changed(plan, model={"base": "/nowhere/at/all"})
     assert rehearsals(tmp_path, plan, **own).answer(server.offer(asked)).body.code is Code.OK
 
@@ -214,7 +214,7 @@ def test_a_base_that_the_site_names_itself_serves_any_plan(
     ],
 )
 def test_an_offer_that_does_not_fit_itself_is_refused(
-    changes: dict[str, str], code: Code, tmp_path: Path, plan: Plan, server: Server
+    changes: dict[str, Any], code: Code, tmp_path: Path, plan: Plan, server: Server
 ) -> None:
     site = rehearsals(tmp_path, plan)
     assert site.answer(server.offer(**changes)).body.code is code

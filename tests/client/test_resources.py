@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -14,7 +15,7 @@ import pytest
 
 from privet.client import agent as agent_room
 from privet.client import app, resources
-from privet.client.apart import ApartError
+from privet.client.apart import Apart, ApartError
 from privet.client.app import _Serving
 from privet.client.resources import Hours, Leave, attend, fits, use_threads
 from privet.common.config import Plan, Site
@@ -154,8 +155,8 @@ def test_the_client_is_connected_in_its_hours_only(tmp_path: Path, monkeypatch: 
     serving = _Serving(site, "tiny", nobody, nobody, threading.Lock(), told.append)
     serving._hours = Hours(site.resources.hours, Wall(8 * 60, 8 * 60, 9 * 60))
     monkeypatch.setattr(app, "serve", lambda *, stop, **_: serving.stop.set())
-    key: Any = None
-    serving.serve(b"", key)
+    door: Any = SimpleNamespace(ca=b"", key=None, proxy=None)
+    serving.serve(door)
     assert [event["event"] for event in told] == ["hours"]
 
 
@@ -228,7 +229,7 @@ def test_a_plan_that_does_not_fit_gets_one_code_before_a_record_is_read(
     def ask(*_args: Any, **_kwargs: Any) -> Any:
         raise ApartError("the plan could not be tried out: MemoryError")
 
-    monkeypatch.setattr(resources.Apart, "ask", ask)
+    monkeypatch.setattr(Apart, "ask", ask)
     monkeypatch.setattr(agent_room, "prepare", lambda *_: pytest.fail("records were read"))
     bench.agent._site = small(bench.site, "1 GB")
     assert bench.offer().code is Code.UNAVAILABLE

@@ -17,7 +17,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from privet.common.audit_log import ENTRIES, GENESIS, AuditLog, AuditLogError, Line, parse_line, read
-from privet.common.audit_log import log as log_room
 from privet.common.audit_log.entries import Charged, Entry, PlanFinished, Refused, Released, Started
 from privet.common.errors import Code, InputError
 
@@ -208,17 +207,17 @@ def test_on_a_full_disk_nothing_is_acknowledged_and_the_file_stays_as_it_was(
     seen = list[Entry]()
     log = log_at(tmp_path)
     log.observe = seen.append
-    monkeypatch.setattr(log_room.os, "write", lambda descriptor, blob: genuine(descriptor, blob[:40]))
+    monkeypatch.setattr(os, "write", lambda descriptor, blob: genuine(descriptor, blob[:40]))
     with pytest.raises(AuditLogError, match="cannot be written") as caught:
         log.append(released(5))
     assert str(path) in str(caught.value)
-    monkeypatch.setattr(log_room.os, "write", genuine)
+    monkeypatch.setattr(os, "write", genuine)
 
     def full(_descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "no space")
 
     with monkeypatch.context() as patch:
-        patch.setattr(log_room.os, "fsync", full)
+        patch.setattr(os, "fsync", full)
         with pytest.raises(AuditLogError):
             log.append(released(5))
     assert path.read_bytes() == before

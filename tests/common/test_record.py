@@ -17,7 +17,7 @@ DIGEST = "5e" * 32
 TRAIN = json.dumps({"kind": "train", "plan_digest": DIGEST, "round": 3})
 OK = json.dumps({"kind": "reply", "code": "ok", "plan_digest": DIGEST, "round": 3})
 LISTING = '[["a",[2]],["b",[1,2]]]'  # four values
-PARSERS = [(parse_request, TRAIN), (parse_reply, OK)]
+PARSERS: list[tuple[Callable[..., object], str]] = [(parse_request, TRAIN), (parse_reply, OK)]
 
 
 def array_of(**changes: Any) -> Array:

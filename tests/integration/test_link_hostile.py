@@ -6,6 +6,7 @@ import math
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import grpc
@@ -353,7 +354,7 @@ def test_uploads_that_never_complete_do_not_fill_the_memory(scene: Scene) -> Non
             request, _ = mallory.pull()
             mallory.push(*unfinished(request, 600_000, seed))
             another = unfinished(request, 600_000, -1 - seed)  # while the first is on its way
-            assert refused(lambda another=another: mallory.push(*another)) == NOT_IN_HAND
+            assert refused(partial(mallory.push, *another)) == NOT_IN_HAND
             most = max(most, stored_bytes(scene))
         mallory.call("DeactivateNode", DeactivateNodeRequest(node_id=mallory.node.node_id))
     assert outcome == {"north": "HELLO", "south": "!site left"}
@@ -436,7 +437,7 @@ def test_calls_of_one_site_are_few_and_others_are_served(scene: Scene) -> None:
             waiting.wait(60.0)
         return genuine(session)
 
-    scene.fleet.traffic.upload_in = slow  # type: ignore[method-assign]
+    scene.fleet.traffic.upload_in = slow  # type: ignore[method-assign, assignment]
 
     def push() -> None:
         try:

@@ -1,6 +1,6 @@
 """The server's half of a rehearsal, over scripted sites: every fault is told in its site's name, nothing is kept."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,12 @@ Answer = Callable[[RehearsalRequest], RecordDict | Error | None]
 def replied(request: RehearsalRequest, code: Code = Code.OK, arrays: Any = None, **more: Any) -> RecordDict:
     number = request.body.round if isinstance(request.body, RehearsalRoundBody) else 0
     report = RehearsalReport(seconds=0.5, prepare_seconds=2.0, peak_bytes=10**8) if code is Code.OK else None
-    body = {"code": code, "plan_digest": request.body.plan_digest, "round": number, "report": report} | more
+    body: dict[str, Any] = {
+        "code": code,
+        "plan_digest": request.body.plan_digest,
+        "round": number,
+        "report": report,
+    } | more
     return to_record(RehearsalReply(RehearsalReplyBody(**body), arrays or {}))
 
 
@@ -76,7 +81,7 @@ class Site:
 
 
 def rehearsed(
-    monkeypatch: pytest.MonkeyPatch, *sites: Site, rounds: int = 2, wait: float = 1000.0
+    monkeypatch: pytest.MonkeyPatch, *sites: Site, rounds: int = 2, wait: float = 1000.0, **more: Any
 ) -> tuple[Rehearsal, list[dict[str, Any]], Clock]:
     clock, events = Clock(), list[dict[str, Any]]()
     monkeypatch.setattr("privet.server.rehearsal.time", clock)
@@ -91,6 +96,7 @@ def rehearsed(
         session_of=lambda node: sites[node - 11],
         pause=clock.pause,
         on_event=events.append,
+        **more,
     )
     ready = made.gather(wait)
     for number in range(1, rounds + 1):
@@ -153,6 +159,17 @@ def test_a_site_that_never_comes_is_named_and_the_others_go_on(monkeypatch: pyte
     made, _, clock = rehearsed(monkeypatch, Site("a"), Site("b"), Site("c", online=False))
     assert clock.now == 1000.0  # the quorum is there
     assert not made.found["c"].passed
+
+
+def test_an_offer_that_a_site_lost_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def take_lost(message_ids: Collection[str]) -> list[str]:
+        return [message_id for message_id in message_ids if len(forgetful.heard) == 1]
+
+    forgetful = Site("b", lambda request: None if len(forgetful.heard) == 1 else sound(request))
+    made, _, clock = rehearsed(monkeypatch, Site("a"), forgetful, take_lost=take_lost)
+    assert forgetful.heard.count("rehearsal_offer") == 2
+    assert made.found["b"].passed
+    assert clock.now < 1010.0
 
 
 def test_a_site_that_says_yes_and_leaves_has_not_passed(monkeypatch: pytest.MonkeyPatch) -> None:
