@@ -17,7 +17,7 @@ DIGEST = "5e" * 32
 TRAIN = json.dumps({"kind": "train", "plan_digest": DIGEST, "round": 3})
 OK = json.dumps({"kind": "reply", "code": "ok", "plan_digest": DIGEST, "round": 3})
 LISTING = '[["a",[2]],["b",[1,2]]]'  # four values
-PARSERS: list[tuple[Callable[..., Any], str]] = [(parse_request, TRAIN), (parse_reply, OK)]
+PARSERS: list[tuple[Callable[[Any], Any], str]] = [(parse_request, TRAIN), (parse_reply, OK)]
 
 
 def array_of(**changes: Any) -> Array:
@@ -291,7 +291,8 @@ def test_a_lie_about_the_size_is_not_copied(copies: list[int]) -> None:
 def test_arrays_that_are_out_of_place_are_not_copied(copies: list[int]) -> None:
     finish = json.dumps({"kind": "finish", "plan_digest": DIGEST})
     pending = json.dumps({"kind": "reply", "code": "pending", "plan_digest": DIGEST})
-    for parse, text in ((parse_request, finish), (parse_request, "{}"), (parse_reply, pending)):
+    cases: list[tuple[Callable[[Any], Any], str]] = [(parse_request, finish), (parse_request, "{}")]
+    for parse, text in [*cases, (parse_reply, pending)]:
         with pytest.raises(WireError):
             parse(record_of(text))
     assert copies == []

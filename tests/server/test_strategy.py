@@ -110,14 +110,14 @@ def _with(change: Callable[[dict[str, Any]], object]) -> Callable[..., list[Mess
     return _bad(make)
 
 
-def _raw(name: str, **changes: Any) -> Callable[..., list[Message]]:
-    """A sound record but for one array's declared form."""
+def _raw(**changes: Any) -> Callable[..., list[Message]]:
+    """A sound record but for its array's declared form."""
 
     def make(plan_digest: str, number: int, arrays: dict[str, Any]) -> RecordDict:
         result = record(plan_digest, number, arrays)
         carried: Any = result["arrays"]
-        values = {field: getattr(carried[name], field) for field in ("dtype", "shape", "stype", "data")}
-        carried[name] = Array(**(values | changes))
+        values = {field: getattr(carried["flat"], field) for field in ("dtype", "shape", "stype", "data")}
+        carried["flat"] = Array(**(values | changes))
         return result
 
     return _bad(make)
@@ -145,12 +145,12 @@ BAD_REPLIES: dict[str, tuple[Callable[..., list[Message]], str]] = {
         "unavailable",
     ),
     "a body of another schema": (_bad(lambda d, n, a: _arrays()), "unavailable"),
-    "a pickled array": (_raw("head.bias", stype="numpy.ndarray"), "unavailable"),
-    "an object array": (_raw("head.bias", dtype="object"), "unavailable"),
-    "float64": (_raw("head.bias", dtype="float64", data=bytes(24)), "unavailable"),
-    "a shape that lies": (_raw("head.bias", shape=(300,)), "unavailable"),
-    "a huge shape": (_raw("head.bias", shape=(1 << 40, 1 << 40)), "unavailable"),
-    "a negative shape": (_raw("head.bias", shape=(-3,)), "unavailable"),
+    "a pickled array": (_raw(stype="numpy.ndarray"), "unavailable"),
+    "an object array": (_raw(dtype="object"), "unavailable"),
+    "float64": (_raw(dtype="float64", data=bytes(24)), "unavailable"),
+    "a shape that lies": (_raw(shape=(300,)), "unavailable"),
+    "a huge shape": (_raw(shape=(1 << 40, 1 << 40)), "unavailable"),
+    "a negative shape": (_raw(shape=(-3,)), "unavailable"),
     "another plan": (_bad(lambda d, n, a: record("ab" * 32, n, a)), "unavailable"),
     "another round": (_bad(lambda d, n, a: record(d, n + 1, a)), "unavailable"),
     "round zero": (_bad(lambda d, n, a: record(d, 0, a)), "unavailable"),
