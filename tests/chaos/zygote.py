@@ -59,6 +59,8 @@ def _become(order: dict[str, Any], privet: Any) -> None:
     os.environ.update(order["environment"])
     sys.argv = ["privet", *order["argv"]]
     _record_truth(order["truth"])
+    if capture := os.environ.get("PRIVET_TEST_CAPTURE"):
+        _record_calls(capture)
     try:
         privet()
     except SystemExit as end:
@@ -82,6 +84,20 @@ def _record_truth(path: str) -> None:
         return genuine(self, arrays, examples, round, *rest)
 
     RoundTrainer.update = update  # type: ignore[method-assign, assignment]
+
+
+def _record_calls(path: str) -> None:
+    """Every request that this site makes, before TLS hides it."""
+    from privet.client.wire import Wire
+
+    captured = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    genuine = Wire.call
+
+    def call(self: Wire, method: str, request: Any, **how: Any) -> Any:
+        os.write(captured, method.encode() + request.SerializeToString())
+        return genuine(self, method, request, **how)
+
+    Wire.call = call  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":
