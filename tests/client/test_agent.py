@@ -238,10 +238,13 @@ def test_every_field_that_leaves_is_on_the_list(tmp_path: Path, base: Path) -> N
         text = json.loads(str(record["privet"]["body"]))
         left |= {f"body.{key}" for key in text}
         left |= {f"body.statement.{key}" for key in text["statement"] or {}}
+        left |= {f"privet.{key}" for key in record["privet"]}
         left |= {f"arrays.{key}" for key in record.get("arrays", {})}
+        left |= {f"listing.{name}" for name, _shape in json.loads(str(record["privet"].get("arrays", "[]")))}
     body = {"kind", "code", "plan_digest", "round", "statement", "head"}
     arrays = {"head.weight", "head.bias", "counts"}
-    allowed = {"privet", "arrays"} | {f"body.{name}" for name in body} | {f"arrays.{name}" for name in arrays}
+    allowed = {"privet", "privet.body", "privet.arrays", "arrays", "arrays.flat"}
+    allowed |= {f"body.{name}" for name in body} | {f"listing.{name}" for name in arrays}
     statement = {
         *("accountant", "advantage", "declared_weight", "delta", "epsilon", "epsilon_person", "epsilon_replace"),
         *("evaluation", "expected_batch", "format", "guarantee", "local_steps", "max_grad_norm", "max_per_person"),

@@ -80,9 +80,11 @@ def rehearsals(
 
 
 class Untouchable:
-    """Raises whatever is asked of it."""
+    """Raises whatever is asked of it, but for the name of a file that is not there."""
 
     def __getattribute__(self, name: str) -> Any:
+        if name == "path":  # beside it the audit log would lie
+            return Path("/nowhere/ledger.sqlite")
         raise AssertionError(f"{name} was asked for in a rehearsal")
 
 

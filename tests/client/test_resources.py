@@ -134,7 +134,7 @@ def test_a_stop_ends_waiting_for_a_window_and_a_site_without_hours_has_no_clock(
 def test_no_request_is_begun_once_the_hours_are_over(tmp_path: Path) -> None:
     """Also where they end while another federation of the site has its turn; the agent does not hear of it."""
     now, turn = [9 * 60], threading.Lock()
-    nobody: Any = object()
+    nobody: Any = SimpleNamespace(path=tmp_path / "ledger.sqlite")
     serving = _Serving(site_of(tmp_path), "tiny", nobody, nobody, turn, lambda _event: None)
     serving._hours = Hours(("09:00-10:00",), lambda: now[0])
     replies: list[Any] = []
@@ -149,7 +149,7 @@ def test_no_request_is_begun_once_the_hours_are_over(tmp_path: Path) -> None:
 
 def test_the_client_is_connected_in_its_hours_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[dict[str, object]] = []
-    nobody: Any = object()
+    nobody: Any = SimpleNamespace(path=tmp_path / "ledger.sqlite")
     site = site_of(tmp_path, resources={"hours": "09:00-10:00"})
     assert site.resources.hours == ("09:00-10:00",)
     serving = _Serving(site, "tiny", nobody, nobody, threading.Lock(), told.append)

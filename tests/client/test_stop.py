@@ -20,7 +20,8 @@ from tests.tiny_models import tiny_base, tiny_plan
     [
         # the round ends by itself, and its reply is on its way
         pytest.param(0.5, 60, 1, 0, "stored", "signal", marks=pytest.mark.slow),
-        (250, 0.5, 1, 1, "reserved", "abandoned"),  # it does not: it is left, and spent
+        # it does not: it is left, and spent
+        pytest.param(250, 0.5, 1, 1, "reserved", "abandoned", marks=pytest.mark.slow),
         # a second signal waits for nothing
         pytest.param(250, 60, 2, 128 + signal.SIGTERM, "reserved", None, marks=pytest.mark.slow),
     ],

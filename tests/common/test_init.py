@@ -74,7 +74,13 @@ def test_template_states_every_default(tmp_path: Path) -> None:
     _init_federation(tmp_path, "--labels", "a,b")
     raw = tomllib.loads((tmp_path / "federation.toml").read_text())
     plan = load_federation(tmp_path / "federation.toml").model_dump(mode="json")
-    derived = {("task", "buckets"), ("model", "feature_scale"), ("server", "public"), ("server", "init")}
+    derived = {
+        ("task", "buckets"),
+        ("model", "feature_scale"),
+        ("server", "public"),
+        ("server", "init"),
+        ("server", "metrics"),
+    }
     for table, keys in plan.items():
         if isinstance(keys, dict):
             if table == "simulation":

@@ -16,7 +16,7 @@ from privet.simulations.corpus import hospital_notes, public_sample, write_csv
 from tests.tiny_models import tiny_base
 
 PRIVET = (sys.executable, "-m", "privet.common.cli")
-PATIENCE = 90.0
+PATIENCE = 180.0
 
 # Every attempt to leave the loopback is written down and refused, in each process of the federation.
 GUARD = """

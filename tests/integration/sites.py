@@ -28,7 +28,7 @@ from privet.common.errors import TransportError
 from privet.server.fleet import Fleet, FleetGrid, RefusedKey
 from tests.integration.tls import Authority, new_key, private_pem, public_pem
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 
 
 def record(text: str) -> RecordDict:

@@ -182,6 +182,7 @@ def test_refusals_and_faults_are_told_where_the_person_sits(tmp_path: Path) -> N
         deployment.close()
 
 
+@pytest.mark.slow
 def test_sigterm_drains_and_nothing_is_left_behind(tmp_path: Path) -> None:
     deployment = Deployment(tmp_path / "d", ("clinic", "ward"), {"local_steps = 5": "local_steps = 300"})
     try:

@@ -138,9 +138,10 @@ def test_killed_site_is_absent_at_the_deadline(scene: Scene, tmp_path: Path) -> 
         killer = victim.once_working(victim.kill)
         began = time.monotonic()
         replies = ask(grid, "hello", 3.0)
+        took = time.monotonic() - began
         killer.join()
         assert len(scene.fleet.store) == 0  # a reply that came now would be refused
-    assert 2.9 < time.monotonic() - began < 5.0
+    assert 2.9 < took < 8.0
     assert texts(scene.fleet, replies) == {"north": "HELLO"}
 
 

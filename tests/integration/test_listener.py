@@ -127,6 +127,7 @@ fleet.close()
 
 
 @pytest.mark.skipif(not Path("/proc/self/net/tcp").exists(), reason="needs Linux's /proc")
+@pytest.mark.slow
 def test_a_server_with_a_run_under_way_listens_at_one_port(scene: Scene, tmp_path: Path) -> None:
     for name, pem in zip(("ca", "crt", "key"), scene.hall.authority.server(), strict=True):
         (tmp_path / name).write_bytes(pem)

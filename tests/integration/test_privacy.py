@@ -10,7 +10,7 @@ import pytest
 from privet.common.errors import Code
 from tests.integration.deployment import Deployment
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 MEASURED = {
     "train_fraction = 1.0": "train_fraction = 0.6",

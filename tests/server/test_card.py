@@ -48,6 +48,7 @@ def _snippet(card: str) -> str:
     return str(found[0])
 
 
+@pytest.mark.slow
 def test_snippets_run_as_written_without_privet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(tmp_path)
     cases: list[tuple[Kind, str, bool]] = [

@@ -3,6 +3,7 @@
 import json
 import socket
 
+import pytest
 from typer.testing import CliRunner
 
 from privet.common.cli.bench import app
@@ -36,6 +37,7 @@ def test_lora_update_is_that_of_bert_base() -> None:
     assert sum(array.size for array in arrays.values()) == 294_912
 
 
+@pytest.mark.slow
 def test_the_command_runs_rounds_and_tells_figures_in_json() -> None:
     ended = CliRunner().invoke(app, ["transport", "--sites", "1", "--rounds", "2", "--kilobytes", "200", "--json"])
     assert ended.exit_code == 0, ended.output

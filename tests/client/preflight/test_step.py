@@ -60,6 +60,7 @@ def test_the_step_draws_secure_noise_for_every_unit(base: Path, monkeypatch: pyt
     assert seen == [(SecureNoise, 1.0, 1, 64, 4)]
 
 
+@pytest.mark.slow
 def test_the_child_tells_its_own_peak_and_not_its_parents(base: Path) -> None:
     hog = bytearray(1_200_000_000)
     hog[::4096] = b"x" * len(hog[::4096])
