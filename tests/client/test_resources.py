@@ -244,7 +244,7 @@ def test_a_real_process_that_runs_out_of_memory_leaves_this_one_and_the_ledger_a
 ) -> None:
     bench = Bench(tmp_path, plan, base)
     before = os.environ.copy()
-    bench.agent._site = small(bench.site, "500 MB")
+    bench.agent._site = small(bench.site, "700 MB")
     assert bench.offer().code is Code.UNAVAILABLE
     assert "MemoryError" in bench.told[-1][1] or "ended" in bench.told[-1][1]
     assert not bench.ledger.events()
