@@ -99,7 +99,7 @@ def create_site(folder: Path, name: str, invite: Invite, answers: SiteAnswers) -
             NewFile(path=made.key, content=private, private=True),
             NewFile(path=made.public, content=f"{line}\n".encode()),
             NewFile(path=made.ca, content=invite.ca.strip().encode() + b"\n"),
-            NewFile(path=made.site, content=text.encode()),
+            NewFile(path=made.site, content=text.encode(), private=True),  # data.id is a key
         ]
     )
     return made
