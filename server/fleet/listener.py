@@ -5,6 +5,7 @@ Flower's own constructor ends the process when the port is busy, and by gRPC's d
 
 import concurrent.futures
 import errno
+import resource
 import socket
 from collections.abc import Sequence
 from typing import Any
@@ -18,6 +19,10 @@ from privet.server.fleet.flower import FleetServicer, add_FleetServicer_to_serve
 
 MAX_WORKERS = 512
 """Most requests served at once; a waiting site takes one, an uploading site three."""
+_MAX_CONNECTIONS = 1024
+"""Most connections at once; a site has one, and may have two while it changes over."""
+_OWN_FILES = 256
+"""Descriptors that stay free of connections, for the files of the server itself."""
 _STOP_SECONDS = 2.0
 
 
@@ -54,6 +59,9 @@ class Listener:
                 ("grpc.max_concurrent_streams", MAX_WORKERS),
                 ("grpc.max_send_message_length", max_message_bytes),
                 ("grpc.max_receive_message_length", max_message_bytes),
+                ("grpc.max_allowed_incoming_connections", _max_connections()),
+                ("grpc.server_handshake_timeout_ms", 20_000),
+                ("grpc.max_connection_idle_ms", 120_000),  # a site beats every 20 s
                 ("grpc.keepalive_time_ms", 210_000),  # some clouds drop connections idle for four minutes
                 ("grpc.http2.min_recv_ping_interval_without_data_ms", 60_000),
             ],
@@ -83,6 +91,20 @@ class Listener:
         """Stop serving; requests under way get two seconds to end."""
         self._server.stop(_STOP_SECONDS).wait()
         self._executor.shutdown(wait=False)
+
+
+def _max_connections() -> int:
+    """So many that whoever connects, known or not, leaves the server the descriptors that its files take.
+
+    Without them a checkpoint could not be written, and a stranger's connections would end the run.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MAX_CONNECTIONS + 2 * _OWN_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    room = _MAX_CONNECTIONS if soft == resource.RLIM_INFINITY else soft - _OWN_FILES
+    return max(32, min(_MAX_CONNECTIONS, room))
 
 
 def _checked_pair(certificates: tuple[bytes, bytes, bytes]) -> Any:

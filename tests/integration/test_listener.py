@@ -1,6 +1,7 @@
 """The one public port: TLS 1.2 or newer, no weak cipher, a health check without a key, and nothing else."""
 
 import os
+import resource
 import socket
 import ssl
 import subprocess
@@ -18,7 +19,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from privet.client.door import Door
 from privet.client.wire import Wire
 from privet.common.handshake import CLOCK_HEADER, Refusal
-from tests.integration.sites import Scene, eventually
+from privet.server.fleet import listener
+from tests.integration.sites import Scene, SiteThread, eventually, new_key
 
 _TCP_LISTEN = "0A"
 _WEAK = ("ECDHE-ECDSA-AES128-SHA", "ECDHE-ECDSA-AES128-SHA256", "ECDHE-ECDSA-AES256-SHA384")  # CBC with SHA-1, SHA-2
@@ -216,3 +218,41 @@ def test_slow_and_large_health_checks_of_a_stranger_hold_nobody_up(scene: Scene)
         scene.gather("north")
         release.set()
         assert [one.result() is not None for one in hanging] == [True] * 40
+
+
+def test_a_strangers_connections_leave_the_server_its_files(
+    scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server without a free descriptor could write no checkpoint: its run would end."""
+
+    def descriptors() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    monkeypatch.setattr(listener, "_max_connections", lambda: 40)
+    key = new_key()
+    fleet = scene.hall.fleet({"north": key})
+    fleet.start()
+    scene.on_end(fleet.close)
+    before, number = descriptors(), 120
+    strangers = [socket.create_connection(("127.0.0.1", fleet.port), timeout=5) for _ in range(number)]
+    try:
+        assert not eventually(lambda: descriptors() - before - number > 60, timeout=1.0)
+    finally:
+        for stranger in strangers:
+            stranger.close()
+    scene.on_end(SiteThread(f"127.0.0.1:{fleet.port}", scene.ca, key).close)
+    assert eventually(lambda: list(fleet.online().values()) == ["north"])
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "most"), [(1024, 524_288, 1024), (300, 300, 44), (64, 4096, 1024), (20_000, 20_000, 1024)]
+)
+def test_the_most_connections_go_by_the_descriptors_of_the_process(
+    soft: int, hard: int, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = [(soft, hard)]
+    monkeypatch.setattr(resource, "getrlimit", lambda _what: limits[-1])
+    monkeypatch.setattr(resource, "setrlimit", lambda _what, new: limits.append(new))
+    assert listener._max_connections() == most
+    assert limits[-1][1] == hard  # only raised within what this account may have
+    assert limits[-1][0] >= most + 256
