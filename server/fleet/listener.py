@@ -4,7 +4,9 @@ Flower's own constructor ends the process when the port is busy, and by gRPC's d
 """
 
 import concurrent.futures
+import contextlib
 import errno
+import queue
 import resource
 import socket
 from collections.abc import Sequence
@@ -48,7 +50,8 @@ class Listener:
         Raises:
             TransportError: the certificate is not for the key, or the address cannot be bound.
         """
-        self._pair = _checked_pair(certificates)
+        first = _checked_pair(certificates)
+        self._next: queue.SimpleQueue[Any] = queue.SimpleQueue()  # a pair that was not shown yet
         self._executor = concurrent.futures.ThreadPoolExecutor(MAX_WORKERS, thread_name_prefix="fleet")
         self._server = grpc.server(
             self._executor,
@@ -68,7 +71,7 @@ class Listener:
         )
         add_FleetServicer_to_server(servicer, self._server)
         self._server.add_generic_rpc_handlers(tuple(others))
-        credentials = grpc.dynamic_ssl_server_credentials(self._pair, lambda: self._pair)
+        credentials = grpc.dynamic_ssl_server_credentials(first, self._renewed)
         try:
             self.port = int(self._server.add_secure_port(address, credentials))
         except RuntimeError:
@@ -85,7 +88,19 @@ class Listener:
         Raises:
             TransportError: the certificate is not for the key; the one shown so far stays.
         """
-        self._pair = _checked_pair(certificates)
+        self._next.put(_checked_pair(certificates))
+
+    def _renewed(self) -> Any:
+        """The newest pair, once; None while it stays the same. gRPC asks at each connection.
+
+        Never the pair in use: gRPC puts what it is given in place of the other without regard to handshakes under way
+        in its other threads, and a stranger who connects many times at once would end the process.
+        """
+        found = None
+        with contextlib.suppress(queue.Empty):
+            while True:
+                found = self._next.get_nowait()
+        return found
 
     def close(self) -> None:
         """Stop serving; requests under way get two seconds to end."""

@@ -7,7 +7,7 @@ import ssl
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -256,3 +256,24 @@ def test_the_most_connections_go_by_the_descriptors_of_the_process(
     assert listener._max_connections() == most
     assert limits[-1][1] == hard  # only raised within what this account may have
     assert limits[-1][0] >= most + 256
+
+
+def test_the_pair_in_use_is_not_given_to_grpc_again(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would be put in place of itself under the feet of other handshakes: a crash that strangers could cause."""
+    asked: list[Callable[[], Any]] = []
+    genuine = grpc.dynamic_ssl_server_credentials
+
+    def noted(first: Any, fetch: Callable[[], Any]) -> Any:
+        asked.append(fetch)
+        return genuine(first, fetch)
+
+    monkeypatch.setattr(grpc, "dynamic_ssl_server_credentials", noted)
+    fleet = scene.hall.fleet({})
+    fleet.start()
+    scene.on_end(fleet.close)
+    (fetch,) = asked
+    assert [fetch(), fetch()] == [None, None]
+    fleet.renew(scene.hall.authority.server())
+    fleet.renew(scene.hall.authority.server())
+    assert fetch() is not None
+    assert [fetch(), fetch()] == [None, None]
