@@ -1,6 +1,8 @@
 """The sites' keys and the server's certificate, looked at while the server runs: files count without a restart."""
 
+import contextlib
 import datetime
+import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -12,9 +14,12 @@ from cryptography.x509 import load_pem_x509_certificate
 from privet.common.config import ServerSpec
 from privet.common.errors import PrivetError
 from privet.common.live import Listener
+from privet.common.logs import unforeseen
 from privet.server.certificates import load_certificates
 from privet.server.enrolment import load_sites
 from privet.server.fleet import Fleet
+
+LOG = logging.getLogger("privet.server")
 
 LOOK_SECONDS = 0.5
 """Between two looks; what changed counts once it looks the same twice, so that half-copied files do not."""
@@ -68,26 +73,33 @@ class Watch:
 
     def _settled(self, what: str, now: _Look) -> bool:
         same, self._seen[what] = self._seen.get(what) == now, now
-        if not same or self._used[what] == now:
+        if not same or (self._used[what] == now and what not in self._told):
             return False
         self._used[what] = now
         return True
 
     def _attempt(self, what: str, act: Callable[[], None]) -> None:
+        """Whatever goes wrong, the next look tries again: a thread that ended would let a withdrawn key in for ever."""
         try:
             act()
-        except PrivetError as error:
-            if self._told.get(what) != str(error):
-                self._told[what] = str(error)
-                self._on_event({"event": "warning", "text": str(error)})
+        except Exception as error:  # also the database's, of a full disk, and the listener's
+            text = str(error)
+            if not isinstance(error, PrivetError):
+                text = f"{type(error).__name__} while what changed ({what}) was taken up; trying again."
+            if self._told.get(what) != text:
+                self._told[what] = text
+                if not isinstance(error, PrivetError):
+                    unforeseen(LOG, "cannot be taken up", error)
+                with contextlib.suppress(Exception):
+                    self._on_event({"event": "warning", "text": text})
         else:
             self._told.pop(what, None)
 
     def _enrol(self) -> None:
         sites = load_sites(self._server.sites)
         self._fleet.enrol(sites)  # first: a withdrawn key is shut out whatever else goes wrong
-        self._on_event({"event": "enrolled", "sites": sorted(sites.values())})
         self._on_enrolled(sites)
+        self._on_event({"event": "enrolled", "sites": sorted(sites.values())})
 
     def _renew(self) -> None:
         self._fleet.renew(load_certificates(self._server))

@@ -164,6 +164,28 @@ def test_a_malformed_public_file_keeps_the_keys_and_is_told_once(house: House) -
     assert house.there()
 
 
+def test_a_key_is_withdrawn_after_a_fault_of_the_disk_too(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The watching goes on, and tries again: a key that was withdrawn is not let in because a disk was full."""
+    site = house.start()
+    assert site.saw(LinkEvent.ONLINE)
+    state = house.fleet.state
+    assert state is not None
+    full = threading.Event()
+    genuine = state.get_node_info
+
+    def faulty(*args: object, **kwargs: object) -> object:
+        if threading.current_thread().name == "watch" and not full.is_set():
+            raise OSError(28, "no space left on device")
+        return genuine(*args, **kwargs)
+
+    monkeypatch.setattr(state, "get_node_info", faulty)
+    (house.server / "sites" / "north.pub").unlink()
+    assert eventually(lambda: any("OSError" in str(event.get("text")) for event in house.events))
+    full.set()
+    assert "withdrew" in site.refusal().what
+    assert sum("OSError" in str(event.get("text")) for event in house.events) == 1
+
+
 def certificate_of(house: House) -> x509.Certificate:
     """What the server shows to whoever connects now."""
     import ssl
