@@ -53,8 +53,9 @@ def run_client(site: Site, on_event: Listener) -> None:
     doors = {name: load_door(membership, name) for name, membership in site.federation.items()}
     path = ledger_path(site.data.id)
     with Ledger.open(path, agent=True) as ledger:
-        _refuse_behind(ledger)
         audit = SiteAudit(path, site.name)
+        audit.hold_against(ledger)
+        _refuse_behind(ledger)
         twins.note(path, site.data.origin, records.texts)
         for line in twins.warnings(path, site.data.origin, records.texts):
             on_event({"event": "warning", "text": line})

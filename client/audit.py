@@ -5,6 +5,7 @@ end (refusals, offers, the same reply again) is bounded: beyond so many lines an
 """
 
 import hashlib
+import math
 import os
 import threading
 import time
@@ -139,6 +140,18 @@ class SiteAudit:
 
     # The process
 
+    def hold_against(self, ledger: Ledger) -> None:
+        """Note it as evidence that the ledger was put back to an older copy where this log tells of what it lacks.
+
+        Lines from before the last charge are settled. Where other evidence waits already, that one is charged first.
+        Raises: AuditLogError, LedgerError.
+        """
+        if ledger.behind():
+            return
+        found = lost(self._read(), ledger)
+        if found is not None:
+            ledger.note_log(*found)
+
     def started(self, ledger: Ledger) -> None:
         """The agent begins: the log so far is verified, and what it lacks of the ledger is written down as found.
 
@@ -170,6 +183,34 @@ class SiteAudit:
                 return
             self.log.append(entry(self._unlogged))
             self._tokens, self._unlogged = self._tokens - 1, 0
+
+
+def lost(log: Verified, ledger: Ledger) -> tuple[str, float, float] | None:
+    """What the log tells of since the last charge and the ledger does not hold, as after an older copy was put back.
+
+    The hash of the newest such line, and the epsilon and delta of the approvals among them; None where there is none.
+    """
+    plans = {row.digest for row in ledger.plans() if row.admission.decision == "approved"}
+    stored = {(row.plan, row.round, row.reply_sha256) for row in ledger.events() if row.state == "stored"}
+    newest, shares = "", dict[str, tuple[float, float]]()
+    for line in log.lines:
+        entry = line.entry()
+        if isinstance(entry, Charged):
+            newest, shares = "", {}
+        elif isinstance(entry, Approved) and entry.plan not in plans:
+            newest, shares[entry.plan] = line.hash, (entry.epsilon, entry.delta)
+        elif isinstance(entry, Found) and entry.what == "plan" and entry.plan not in plans:
+            newest = line.hash  # of what epsilon is not told
+        elif isinstance(entry, Released | Found) and entry.event:
+            if (entry.plan, entry.round, entry.reply_sha256) not in stored:
+                newest = line.hash
+    if not newest:
+        return None
+    return (
+        newest,
+        math.fsum(epsilon for epsilon, _ in shares.values()),
+        math.fsum(delta for _, delta in shares.values()),
+    )
 
 
 def missing(log: Verified, ledger: Ledger) -> list[Found]:

@@ -22,7 +22,7 @@ import platformdirs
 from privet.client import chain, ledger_check
 from privet.client.head import Head, newest
 from privet.client.ledger_events import Kind, list_events, reserve_event, store_reply
-from privet.client.ledger_evidence import MEND, Charge, Evidence, allow, charge, holds, note, unsettled
+from privet.client.ledger_evidence import MEND, Charge, Evidence, allow, charge, holds, note, note_log, unsettled
 from privet.client.ledger_file import LedgerError, keep_head, open_file, transaction
 from privet.client.ledger_rows import (
     EventRow,
@@ -236,6 +236,11 @@ class Ledger:
                 note(db, "server", head)
         with self._transaction("DEFERRED") as db:
             allow(db, "the ledger")
+
+    def note_log(self, digest: str, epsilon: float, delta: float) -> None:
+        """The audit log tells of what this ledger does not hold; see `ledger_evidence.note_log`. Raises: LedgerError."""
+        with contextlib.suppress(RefusedError), self._change() as db:  # whoever goes on asks `behind`
+            note_log(db, digest, epsilon, delta)
 
     def behind(self) -> list[Evidence]:
         """What shows that the ledger fell behind and is not charged yet; empty for a ledger that may be used."""

@@ -1,7 +1,8 @@
 """A ledger that fell behind: put back to an older copy, or lost. What shows it is noted, and charged by the operator.
 
 Evidence is a head (client/head) that this ledger's chain does not hold: from a server, or from the head file; or the
-head file's absence. While any is unsettled nothing is reserved or approved.
+head file's absence; or lines of the audit log about what this ledger does not hold. While any is unsettled nothing is
+reserved or approved.
 
 **Why a charge is never too small.** The histories of one data set form a tree, parted where an older copy was put
 back. Let known(n) be the sums at entry n, and call what lies on the way to n, and to all evidence noted on that way,
@@ -19,7 +20,7 @@ tells what was committed in all, and not by whom.
 
 Rounds: a charge closes every round and evaluation of every approved plan, so it does not matter which of them the lost
 histories held. A plan's server shows its newest head before it asks for a round, so no round of a plan is run here
-between the fork and the evidence; a server that withholds its head while both files are put back is not found out. A
+between the fork and the evidence; a server that withholds its head while ledger, head file and audit log are put back is not found out. A
 head whose newest mark is known and that parted before a charge needs no other one.
 """
 
@@ -43,7 +44,7 @@ class Evidence:
     """Something that shows that the ledger fell behind. Settled once a charge covers it."""
 
     source: Source
-    seq: int  # of the head; 0 for a missing head file
+    seq: int  # of the head; 0 for a missing head file, and for the audit log (source "file")
     epsilon: float  # what the head knew to be committed
     delta: float
     charge_epsilon: float  # what it adds to what this ledger knew
@@ -53,6 +54,11 @@ class Evidence:
     def __str__(self) -> str:
         if self.source == "missing":
             return "The head file is missing or damaged: whether this ledger is the newest cannot be told."
+        if not self.seq:
+            return (
+                "The audit log tells of replies or approvals that this ledger does not hold: epsilon "
+                f"{self.epsilon:.6g}, delta {self.delta:.3g} were committed beyond it."
+            )
         whence = "A server holds" if self.source == "server" else "The head file holds"
         return (
             f"{whence} entry {self.seq} of this ledger's chain, which it does not have; there epsilon "
@@ -109,6 +115,10 @@ def note(db: sqlite3.Connection, source: Source, head: Head | None) -> None:
     if db.execute("SELECT 1 FROM evidence WHERE hash = ? AND charge IS NULL", (head.hash,)).fetchone():
         return
     epsilon, delta = _shared(db, head)
+    _insert(db, source, head, _less(head.epsilon, epsilon), _less(head.delta, delta))
+
+
+def _insert(db: sqlite3.Connection, source: Source, head: Head, charge_epsilon: float, charge_delta: float) -> None:
     (latest,) = db.execute("SELECT COALESCE(MAX(id), 0) FROM evidence").fetchone()
     values: dict[str, Any] = {
         "id": latest + 1,
@@ -118,8 +128,8 @@ def note(db: sqlite3.Connection, source: Source, head: Head | None) -> None:
         "epsilon": head.epsilon,
         "delta": head.delta,
         "marks": chain.canonical(head.marks),
-        "charge_epsilon": _less(head.epsilon, epsilon),
-        "charge_delta": _less(head.delta, delta),
+        "charge_epsilon": charge_epsilon,
+        "charge_delta": charge_delta,
         "noted_at": chain.now(),
         "entry": chain.length(db) + 1,
     }
@@ -128,6 +138,17 @@ def note(db: sqlite3.Connection, source: Source, head: Head | None) -> None:
     )
     row = db.execute("SELECT * FROM evidence WHERE id = ?", (values["id"],)).fetchone()
     chain.append(db, {**chain.evidence_body(row), "known": list(chain.known_sums(db))})
+
+
+def note_log(db: sqlite3.Connection, digest: str, epsilon: float, delta: float) -> None:
+    """Write down, once, that the audit log tells of what this ledger lacks.
+
+    digest: of the newest such line. epsilon, delta: of the approvals among them. They are charged whole, whatever other
+    evidence tells of the same: too much then, never too little. It lists no marks, so no head is reckoned from it.
+    """
+    if db.execute("SELECT 1 FROM evidence WHERE hash = ? AND charge IS NULL", (digest,)).fetchone():
+        return
+    _insert(db, "file", Head(0, digest, epsilon, delta), _less(epsilon, 0.0), _less(delta, 0.0))
 
 
 def charge(db: sqlite3.Connection) -> Charge | None:

@@ -79,6 +79,7 @@ def approve(site_file: SiteFile, digest: Digest, as_json: AsJson = False, overri
         raise InputError("no ledger yet, so no plan waits.", where=str(path), mend="run `privet client` first.")
     with _open(site) as book:
         audit = SiteAudit(path, site.name)
+        audit.hold_against(book)
         row = book.find(digest)
         plan = row.plan
         if row.admission.decision != "approved":
@@ -104,9 +105,11 @@ def _open(site: "Site") -> "Ledger":
 def _charge(book: "Ledger", path: Path, as_json: bool, name: str) -> None:
     from privet.client.audit import SiteAudit
 
+    audit = SiteAudit(path, name)
+    audit.hold_against(book)
     charge = book.charge_all()
     if charge is not None:
-        SiteAudit(path, name).charged(charge.epsilon, charge.delta, charge.num_lost)
+        audit.charged(charge.epsilon, charge.delta, charge.num_lost)
     if charge is None:
         document: dict[str, Any] = {"path": str(path), "charged": None}
         emit(document, [f"Ledger {path}: nothing shows that it fell behind, so nothing needs charging."], as_json)

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from privet.client import audit as audit_room
-from privet.client.audit import audit_path, disagreements, missing
+from privet.client.audit import SiteAudit, audit_path, disagreements, missing
+from privet.client.head import head_path
 from privet.client.ledger import Ledger
 from privet.client.training import RoundTrainer
 from privet.common.audit_log import AuditLog, AuditLogError, Entry, Verified, read
@@ -212,3 +213,62 @@ def test_approval_by_first_use_is_written_with_what_it_reserves(bench: Bench) ->
     assert (entry.epsilon, entry.delta, entry.rounds) == (
         row.admission.epsilon, row.admission.delta, row.admission.horizon
     )  # fmt: skip
+
+
+def test_a_ledger_and_head_that_were_put_back_are_found_out_by_the_log(bench: Bench) -> None:
+    """A server that withholds its head would have a second draw of noise for a round, or a budget given anew."""
+    bench.offer()
+    copies = _copies(bench)
+    bench.offer()
+    assert bench.train(1).code is Code.OK
+    _put_back(bench, copies)
+    audit = SiteAudit(bench.path, "north")
+    audit.hold_against(bench.ledger)
+    (evidence,) = bench.ledger.behind()
+    assert "audit log" in str(evidence)
+    audit.hold_against(bench.ledger)
+    assert bench.ledger.behind() == [evidence]
+    assert bench.offer().code is Code.LEDGER_BEHIND
+    assert bench.train(1).code is not Code.OK
+    charge = bench.ledger.charge_all()
+    assert charge is not None
+    assert charge.epsilon == 0  # no approval was lost, only rounds
+    audit.charged(charge.epsilon, charge.delta, charge.num_lost)
+    audit.hold_against(bench.ledger)
+    assert bench.ledger.behind() == []
+    assert bench.ledger.verify()
+    bench.agent = bench.fresh()
+    bench.offer()
+    assert bench.train(1).code is Code.ROUND_LOST
+
+
+def test_an_approval_that_only_the_log_tells_of_is_charged(bench: Bench) -> None:
+    copies = _copies(bench)
+    bench.offer()
+    approved = bench.ledger.committed("tiny").epsilon
+    assert approved > 0
+    _put_back(bench, copies)
+    assert bench.ledger.committed("tiny").epsilon == 0
+    SiteAudit(bench.path, "north").hold_against(bench.ledger)
+    charge = bench.ledger.charge_all()
+    assert charge is not None
+    assert approved <= bench.ledger.committed("tiny").epsilon <= approved * (1 + 1e-9)
+    assert bench.ledger.verify()
+
+
+def _copies(bench: Bench) -> dict[Path, bytes]:
+    """Of a ledger at rest: the database and its head file, not the audit log."""
+    bench.ledger.close()
+    found = {path: path.read_bytes() for path in (bench.path, head_path(bench.path))}
+    bench.ledger = Ledger.open(bench.path, agent=True)
+    bench.agent = bench.fresh()
+    return found
+
+
+def _put_back(bench: Bench, copies: dict[Path, bytes]) -> None:
+    bench.ledger.close()
+    for path, content in copies.items():
+        path.write_bytes(content)
+    bench.ledger = Ledger.open(bench.path, agent=True)
+    bench.agent = bench.fresh()
+    assert bench.ledger.behind() == []  # the two files agree with each other
