@@ -201,9 +201,12 @@ def lost(log: Verified, ledger: Ledger) -> tuple[str, float, float] | None:
             newest, shares[entry.plan] = line.hash, (entry.epsilon, entry.delta)
         elif isinstance(entry, Found) and entry.what == "plan" and entry.plan not in plans:
             newest = line.hash  # of what epsilon is not told
-        elif isinstance(entry, Released | Found) and entry.event:
-            if (entry.plan, entry.round, entry.reply_sha256) not in stored:
-                newest = line.hash
+        elif (
+            isinstance(entry, Released | Found)
+            and entry.event
+            and (entry.plan, entry.round, entry.reply_sha256) not in stored
+        ):
+            newest = line.hash
     if not newest:
         return None
     return (

@@ -238,7 +238,7 @@ class Ledger:
             allow(db, "the ledger")
 
     def note_log(self, digest: str, epsilon: float, delta: float) -> None:
-        """The audit log tells of what this ledger does not hold; see `ledger_evidence.note_log`. Raises: LedgerError."""
+        """The audit log tells of what this ledger lacks; see `ledger_evidence.note_log`. Raises: LedgerError."""
         with contextlib.suppress(RefusedError), self._change() as db:  # whoever goes on asks `behind`
             note_log(db, digest, epsilon, delta)
 

@@ -20,8 +20,8 @@ tells what was committed in all, and not by whom.
 
 Rounds: a charge closes every round and evaluation of every approved plan, so it does not matter which of them the lost
 histories held. A plan's server shows its newest head before it asks for a round, so no round of a plan is run here
-between the fork and the evidence; a server that withholds its head while ledger, head file and audit log are put back is not found out. A
-head whose newest mark is known and that parted before a charge needs no other one.
+between the fork and the evidence; a server that withholds its head while ledger, head file and audit log are all put
+back is not found out. A head whose newest mark is known and that parted before a charge needs no other one.
 """
 
 import json

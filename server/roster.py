@@ -18,6 +18,7 @@ from privet.server.heads import Heads
 
 _ASK_AGAIN = 20.0  # seconds until a site that could not say yes is asked again
 _MAX_DOUBLINGS = 12  # of that time, for a site whose statements had to be checked again: about a day
+_AT_ONCE, _REFILL = 20.0, 10.0  # offers to one site in a row; seconds for each further one, however often it restarts
 _OFFER_TIMEOUT = 90.0  # seconds; a site builds its model before it answers
 _FINAL = {Code.REFUSED_POLICY, Code.BASE_MISMATCH, Code.ADAPTER_MISMATCH, Code.BAD_REQUEST}
 
@@ -65,6 +66,7 @@ class Roster:
         self._offers: dict[str, _Offer] = {}  # on their way, by message id
         self._believed: dict[str, Statement] = {}  # the last of each site that was checked and accepted
         self._doubts: dict[str, int] = {}  # checks of each site beyond the one that it needs
+        self._left: dict[str, tuple[float, float]] = {}  # offers that each site may have at once, and as of when
         self.verdicts: dict[str, Verdict] = {}
         self.silent: set[str] = set()  # were asked and never answered
 
@@ -94,6 +96,7 @@ class Roster:
         messages = [grid.create_message(self._offer_to(node), MessageType.QUERY, node, "offer") for node in asked]
         for node, message_id in zip(asked, grid.push_messages(messages), strict=True):
             if message_id:
+                self._left[self.name_of(node)] = (self._offers_left(self.name_of(node), now) - 1, now)
                 self._offers[message_id] = _Offer(
                     self.name_of(node), node, now + _OFFER_TIMEOUT, self._session_of(node)
                 )
@@ -126,6 +129,8 @@ class Roster:
     def _due(self, node: int, now: float) -> bool:
         name = self.name_of(node)
         verdict, doubts = self.verdicts.get(name), self._doubts.get(name, 0)
+        if self._offers_left(name, now) < 1:  # each is told and logged: a site must not fill the disk by coming anew
+            return False
         if verdict is None:
             return True
         if doubts and now - verdict.asked <= _ASK_AGAIN * 2.0 ** min(doubts, _MAX_DOUBLINGS):
@@ -133,6 +138,10 @@ class Roster:
         if verdict.session != self._session_of(node):
             return True
         return verdict.code not in _FINAL | {Code.OK} and now - verdict.asked > _ASK_AGAIN
+
+    def _offers_left(self, name: str, now: float) -> float:
+        left, since = self._left.get(name, (_AT_ONCE, now))
+        return min(_AT_ONCE, left + (now - since) / _REFILL)
 
     def _collect(self, grid: Grid) -> None:
         for message in grid.pull_messages(list(self._offers)):

@@ -386,6 +386,14 @@ def test_a_site_that_keeps_to_its_statement_is_checked_once(monkeypatch: pytest.
     assert north.count("offer") > 50  # and is offered the plan whenever it was started anew
 
 
+def test_a_site_that_starts_anew_all_the_time_is_offered_the_plan_a_bounded_number_of_times(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each answer is a line in two files of the server: a site must not fill its disk by coming anew."""
+    _, north, _ = _checked(monkeypatch, lambda _n: stated(), None, restarts=True, wait=5000.0)
+    assert 400 < north.count("offer") < 20 + 5000 / 10 + 3
+
+
 # The quorum
 
 
