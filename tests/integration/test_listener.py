@@ -20,7 +20,8 @@ from privet.client.door import Door
 from privet.client.wire import Wire
 from privet.common.handshake import CLOCK_HEADER, Refusal
 from privet.server.fleet import listener
-from tests.integration.sites import Scene, SiteThread, eventually, new_key
+from tests.integration.sites import Scene, SiteThread, eventually
+from tests.integration.tls import new_key
 
 _TCP_LISTEN = "0A"
 _WEAK = ("ECDHE-ECDSA-AES128-SHA", "ECDHE-ECDSA-AES128-SHA256", "ECDHE-ECDSA-AES256-SHA384")  # CBC with SHA-1, SHA-2
@@ -52,14 +53,14 @@ def lax_server(scene: Scene, folder: Path) -> Iterator[str]:
     context.load_cert_chain(folder / "pair.pem")
 
     def serve() -> None:
-        client, _ = listener.accept()
+        client, _ = lax.accept()
         with client, context.wrap_socket(client, server_side=True):
             pass
 
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    with socket.create_server(("127.0.0.1", 0)) as lax:
         thread = threading.Thread(target=serve)
         thread.start()
-        yield f"127.0.0.1:{listener.getsockname()[1]}"
+        yield f"127.0.0.1:{lax.getsockname()[1]}"
         thread.join(10)
 
 
