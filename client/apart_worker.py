@@ -1,5 +1,6 @@
 """The main program of a process apart: `python -m privet.client.apart_worker`, spoken to by `Apart` over its pipes."""
 
+import contextlib
 import os
 import re
 import select
@@ -86,8 +87,15 @@ def limit(memory: int | None) -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (memory, resource.getrlimit(resource.RLIMIT_DATA)[1]))
 
 
+def first_to_go() -> None:
+    """Where the machine runs out of memory, the system ends this process and not the agent, whose round would fail."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
+
+
 def main() -> None:
     """Until the pipe is closed, or nothing was asked for a while."""
+    first_to_go()
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a library prints stays out of the answers
     worker, limited = Worker(), False

@@ -33,7 +33,8 @@ from privet.common.errors import Code
 from privet.common.messages import FinishBody, OfferBody, Reply, RequestBody
 from privet.common.operator import user
 
-LINES_AN_HOUR = 1000
+LINES_AN_HOUR = 60
+"""Of a federation: at the start the whole log is read, and a server may send nonsense for years."""
 _WHAT: dict[str, Literal["update", "metrics"]] = {"train": "update", "evaluate": "metrics"}
 
 

@@ -12,7 +12,7 @@ from privet.client.audit import SiteAudit, audit_path, disagreements, missing
 from privet.client.head import head_path
 from privet.client.ledger import Ledger
 from privet.client.training import RoundTrainer
-from privet.common.audit_log import AuditLog, AuditLogError, Entry, Verified, read
+from privet.common.audit_log import AuditLog, AuditLogError, Entry, Line, Verified, read
 from privet.common.audit_log.entries import Approved, Found, Refused, Released, Replayed, Stopped
 from privet.common.errors import Code
 from tests.client.agent_bench import Bench, payload
@@ -272,3 +272,10 @@ def _put_back(bench: Bench, copies: dict[Path, bytes]) -> None:
     bench.ledger = Ledger.open(bench.path, agent=True)
     bench.agent = bench.fresh()
     assert bench.ledger.behind() == []  # the two files agree with each other
+
+
+def test_a_hostile_servers_year_leaves_a_log_that_can_be_read_at_each_start() -> None:
+    line = len(
+        Line.after(None, Refused(request="offer", code=Code.BAD_REQUEST, federation="a" * 64, plan="b" * 64)).to_bytes()
+    )
+    assert audit_room.LINES_AN_HOUR * 24 * 365 * line < 500e6

@@ -390,3 +390,18 @@ def test_a_peak_is_told_by_this_program_s_own_status() -> None:
     peak = apart_worker.peak_bytes()
     assert peak is not None
     assert peak > 50e6
+
+
+def test_where_memory_runs_out_the_process_apart_goes_first() -> None:
+    """A plan that nobody approved must not have the system end the agent in the middle of another one's round."""
+    room = Apart(threads=1, memory=None, stop=threading.Event())
+    room._child = child = room._start()
+    try:
+        score = Path(f"/proc/{child.pid}/oom_score_adj")
+        end = time.monotonic() + 30
+        while score.read_text().strip() != "1000" and time.monotonic() < end:
+            time.sleep(0.05)
+        assert score.read_text().strip() == "1000"
+        assert Path("/proc/self/oom_score_adj").read_text().strip() != "1000"
+    finally:
+        room.close()
