@@ -183,7 +183,9 @@ class _Serving:
             rehearsal = parse_rehearsal(record, max_values=self._rehearsals.expected_values)
             if rehearsal is not None:  # neither the agent nor what it holds hears of it
                 with self._turn:
-                    return to_record(self._rehearsals.answer(rehearsal))
+                    rehearsed = self._rehearsals.answer(rehearsal)
+                self.audit.rehearsed(self.federation, rehearsed)
+                return to_record(rehearsed)
             request = parse_request(record, max_values=self._agent.expected_values)
         except WireError as error:
             self._tell("refused", f"a malformed request: {error}")

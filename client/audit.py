@@ -23,6 +23,7 @@ from privet.common.audit_log.entries import (
     Pending,
     PlanFinished,
     Refused,
+    Rehearsed,
     Released,
     Replayed,
     RequestKind,
@@ -32,6 +33,7 @@ from privet.common.audit_log.entries import (
 from privet.common.errors import Code
 from privet.common.messages import FinishBody, OfferBody, Reply, RequestBody
 from privet.common.operator import user
+from privet.common.rehearsal import RehearsalReply
 
 LINES_AN_HOUR = 60
 """Of a federation: at the start the whole log is read, and a server may send nonsense for years."""
@@ -87,6 +89,16 @@ class SiteAudit:
         who = user() if by_operator else None
         fields = {"request": request, "code": code, "federation": federation, "plan": plan, "round": round}
         self._bounded(lambda unlogged: Refused.model_validate({**fields, "user": who, "unlogged": unlogged}))
+
+    def rehearsed(self, federation: str, reply: RehearsalReply) -> None:
+        """Write down an answer in a rehearsal that is about to be sent. Raises: AuditLogError: it must not be sent."""
+        body, num_bytes = reply.body, sum(array.nbytes for array in reply.arrays.values())
+        self._bounded(
+            lambda unlogged: Rehearsed(
+                federation=federation, plan=body.plan_digest, round=body.round, code=body.code,
+                num_bytes=num_bytes, unlogged=unlogged,
+            )
+        )  # fmt: skip
 
     def _agreed(self, federation: str, plan: str, reply: Reply) -> None:
         assert reply.body.statement is not None  # of every yes to an offer

@@ -130,6 +130,18 @@ class Replayed(Released):
     kind = "replayed"
 
 
+class Rehearsed(Entry):
+    """An answer in a rehearsal is about to leave: of generated text, and nothing was spent."""
+
+    kind = "rehearsed"
+    federation: Name
+    plan: Digest
+    round: Number  # 0 for the offer and the end
+    code: Code
+    num_bytes: Number  # of all arrays
+    unlogged: Number = 0
+
+
 class Found(Entry):
     """The ledger holds what this log has no line of: from before the log, or a line was not written."""
 
@@ -245,7 +257,7 @@ ENTRIES: dict[str, type[Entry]] = {
     entry.kind: entry
     for entry in (
         *(Begun, Repaired, Started, Stopped, Refused),
-        *(Pending, Approved, Released, Replayed, Found, PlanFinished, Charged),
+        *(Pending, Approved, Released, Replayed, Rehearsed, Found, PlanFinished, Charged),
         *(Enrolled, Removed, Opened, Agreed, RoundStarted, RoundEnded, Finished),
     )
 }

@@ -18,6 +18,8 @@ from privet.client.apart import Apart, ApartError
 from privet.client.app import _Serving
 from privet.client.rehearsal import MAX_REQUESTS, MAX_SECONDS, Rehearsals
 from privet.client.stage import generated
+from privet.common.audit_log import AuditLog, AuditLogError, Entry, read
+from privet.common.audit_log.entries import Rehearsed
 from privet.common.config import Plan
 from privet.common.errors import Code, WireError
 from privet.common.messages import (
@@ -80,11 +82,15 @@ def rehearsals(
 
 
 class Untouchable:
-    """Raises whatever is asked of it, but for the name of a file that is not there."""
+    """Raises whatever is asked of it, but for the path that it was given: the audit log lies beside a ledger."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        object.__setattr__(self, "given", path)
 
     def __getattribute__(self, name: str) -> Any:
-        if name == "path":  # beside it the audit log would lie
-            return Path("/nowhere/ledger.sqlite")
+        given = object.__getattribute__(self, "given")
+        if name == "path" and given is not None:
+            return given
         raise AssertionError(f"{name} was asked for in a rehearsal")
 
 
@@ -94,7 +100,7 @@ def test_neither_records_nor_ledger_are_touched_and_the_client_goes_on(
     """A whole rehearsal through the client's door, over objects that nobody may look at."""
     site = site_of(tmp_path, **CONSENT, federation__tiny__plan=plan.digest)
     records: Any = Untouchable()
-    ledger: Any = Untouchable()
+    ledger: Any = Untouchable(tmp_path / "ledger.sqlite")
     serving = _Serving(site, "tiny", records, ledger, threading.Lock(), lambda _event: None)
     shapes = {name: array.shape for name, array in server.arrays().items()}
     updates = []
@@ -109,6 +115,26 @@ def test_neither_records_nor_ledger_are_touched_and_the_client_goes_on(
     assert not np.array_equal(updates[1], updates[2])  # the noise is drawn anew
     assert np.abs(updates[0]).max() > 0
     serving.conclude()
+    lines = [line.entry() for line in read(tmp_path / "ledger.audit.jsonl").lines]
+    told = [(entry.round, entry.num_bytes > 0) for entry in lines if isinstance(entry, Rehearsed)]
+    assert told == [(0, False), (1, True), (2, True), (2, True), (0, False)]  # whatever leaves stands in the log
+
+
+def test_what_cannot_be_logged_of_a_rehearsal_is_not_sent(
+    tmp_path: Path, plan: Plan, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = site_of(tmp_path, **CONSENT, federation__tiny__plan=plan.digest)
+    ledger: Any = Untouchable(tmp_path / "ledger.sqlite")
+    serving = _Serving(site, "tiny", Untouchable(), ledger, threading.Lock(), lambda _event: None)  # type: ignore[arg-type]
+    assert parse_rehearsal_reply(serving.answer(to_record(server.offer()))).body.code is Code.OK
+
+    def full(_log: AuditLog, _entry: Entry) -> None:
+        raise AuditLogError("the audit log cannot be written (no space left on device).")
+
+    monkeypatch.setattr(AuditLog, "append", full)
+    with pytest.raises(RuntimeError, match=r"^AuditLogError; see the log$"):  # the link says `unavailable`
+        serving.answer(to_record(server.round(1)))
+    serving._rehearsals.close()
 
 
 def test_a_ledger_and_its_plans_stay_as_they_were(tmp_path: Path, plan: Plan, base: Path, server: Server) -> None:
@@ -131,7 +157,9 @@ def test_a_ledger_and_its_plans_stay_as_they_were(tmp_path: Path, plan: Plan, ba
 
 
 def _digests(folder: Path) -> dict[str, str]:
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir() if path.is_file()}
+    """Of all files but the audit log, which a rehearsal's answers stand in."""
+    files = [path for path in folder.iterdir() if path.is_file() and not path.name.endswith(".audit.jsonl")]
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def test_the_next_request_of_a_run_ends_what_was_rehearsed(tmp_path: Path, plan: Plan, server: Server) -> None:
@@ -139,7 +167,7 @@ def test_the_next_request_of_a_run_ends_what_was_rehearsed(tmp_path: Path, plan:
         site_of(tmp_path, **CONSENT, federation__tiny__plan=plan.digest),
         "tiny",
         Untouchable(),  # type: ignore[arg-type]
-        Untouchable(),  # type: ignore[arg-type]
+        Untouchable(tmp_path / "ledger.sqlite"),  # type: ignore[arg-type]
         threading.Lock(),
         lambda _event: None,
     )
@@ -149,6 +177,7 @@ def test_the_next_request_of_a_run_ends_what_was_rehearsed(tmp_path: Path, plan:
         finished=False,
         held=None,
         expected_values=1,
+        audit=serving.audit,
     )
     serving._agent = agent
     serving.answer(to_record(Request(FinishBody(plan_digest=plan.digest))))
