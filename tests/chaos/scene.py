@@ -74,7 +74,7 @@ class Scene:
         settings = {
             "rounds = 3": f"rounds = {ROUNDS}",
             "spare_rounds = 0": "spare_rounds = 12",
-            "local_steps = 5": "local_steps = 200",
+            "local_steps = 5": "local_steps = 120",
             "timeout = 20.0": f"timeout = {timeout}",
             "wait = 60.0": "wait = 300.0",
             'weight = "noise"': 'weight = "uniform"',
