@@ -125,8 +125,12 @@ def _reply_is_sound(record: Any) -> bool:
         and type(body.get("round")) is int
         and body["round"] == ROUND
         and (body.get("statement") is None or _statement_is_sound(body["statement"]))
-        and (body.get("head") is None or re.fullmatch(r"[A-Za-z0-9+/]{40,200}={0,2}", body["head"]) is not None)
+        and (body.get("head") is None or _is_head(body["head"]))
     )
+
+
+def _is_head(head: Any) -> bool:
+    return isinstance(head, str) and re.fullmatch(r"[A-Za-z0-9+/]{40,200}={0,2}", head) is not None
 
 
 def _statement_is_sound(statement: Any) -> bool:

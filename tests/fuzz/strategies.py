@@ -178,13 +178,14 @@ def with_faults(side: Side) -> st.SearchStrategy[RecordDict]:
         record = side.sound()
         config: Any = record["privet"]
         flat: Any = record["arrays"]
+        text, array = str(config["body"]), flat["flat"]
         for part in draw(_PARTS):
             if part == 0:
-                _put(config, "body", _body(draw, str(config["body"])))
+                _put(config, "body", _body(draw, text))
             elif part == 1:
                 _put(config, "arrays", _listing(draw))
             elif part == 2:
-                _put(flat, "flat", _flat(draw, flat["flat"]))
+                _put(flat, "flat", _flat(draw, array))
             elif part == 3:
                 _put(draw(st.sampled_from([config, flat])), draw(WORDS), draw(scalars))
             else:
