@@ -28,8 +28,9 @@ from privet.common.config import Site
 from privet.common.errors import Code, PrivetError, RefusedError, TransportError, WireError
 from privet.common.live import Listener
 from privet.common.logs import unforeseen
-from privet.common.messages import Reply, ReplyBody, parse_request, to_record
+from privet.common.messages import Reply, ReplyBody, max_request_bytes, parse_request, to_record
 from privet.common.privacy.noise import SecureNoise
+from privet.common.record import MAX_VALUES
 from privet.common.rehearsal import parse_rehearsal
 
 LOG = logging.getLogger("privet.client")
@@ -151,6 +152,7 @@ class _Serving:
                 proxy=door.proxy,
                 reopen=lambda: load_door(self._site.federation[self.federation], self.federation),
                 answer=self.answer,
+                max_request_bytes=self._max_request_bytes,
                 stop=leave,
                 on_event=lambda event, text: self._on_event(
                     {"event": "link", "federation": self.federation, "state": str(event), "text": self._named(text)}
@@ -165,6 +167,12 @@ class _Serving:
             raise
         finally:
             self._rehearsals.close()
+
+    def _max_request_bytes(self) -> int:
+        """By the plan that is served, or rehearsed; before one is, by the most that any message holds."""
+        known = (self._agent.expected_values, self._rehearsals.expected_values)
+        values = [one for one in known if one is not None]
+        return max_request_bytes(max(values) if values else MAX_VALUES)
 
     @property
     def audit(self) -> SiteAudit:

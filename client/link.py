@@ -46,7 +46,7 @@ from privet.client.flower import (
 from privet.client.proxy import Proxy, route
 from privet.client.wire import CALL_SECONDS, OBJECT_SECONDS, StoppedError, Wire
 from privet.common.errors import Code, TransportError, WireError
-from privet.common.inflation import inflated_bytes
+from privet.common.inflation import inflate_message
 from privet.common.terminal import printable
 
 __all__ = ["LinkEvent", "hard_exit", "serve"]
@@ -65,7 +65,7 @@ def serve(
     answer: Callable[[RecordDict], RecordDict],
     stop: threading.Event,
     on_event: Callable[[LinkEvent, str], None],
-    max_request_bytes: int = 512 << 20,
+    max_request_bytes: Callable[[], int] = lambda: 512 << 20,
     proxy: Proxy | None = None,
     reopen: Callable[[], Door] | None = None,
 ) -> None:
@@ -82,7 +82,7 @@ def serve(
             the fixed word "unavailable".
         stop: set by another thread or a signal handler.
         on_event: called from this thread and its workers, one call at a time, with a line for the operator.
-        max_request_bytes: most bytes of one request, inflated.
+        max_request_bytes: gives the most bytes of one request, inflated; asked anew for each.
         proxy: the way to the server; the environment's is never followed.
         reopen: reads CA, key and proxy anew, so that replaced files count without a restart: the CA and the proxy when
             the server cannot be reached, the key when the server refuses the one in use. Raises ConfigError.
@@ -119,7 +119,7 @@ class _Link:
         answer: Callable[[RecordDict], RecordDict],
         stop: threading.Event,
         on_event: Callable[[LinkEvent, str], None],
-        max_request_bytes: int,
+        max_request_bytes: Callable[[], int],
     ) -> None:
         self._wire, self._destination, self._address, self._answer = wire, destination, address, answer
         self._calls, self._stop, self._max_request_bytes = Calls(wire, address, on_event), stop, max_request_bytes
@@ -222,6 +222,7 @@ class _Link:
         if message.metadata.message_id != tree.object_id or len(ids) > MAX_OBJECTS:
             raise WireError("the request's objects do not belong to it, or are too many")
         contents: dict[str, bytes] = {}
+        most = self._max_request_bytes()
 
         def pull(object_id: str) -> None:
             request = PullObjectRequest(node=node, run_id=run_id, object_id=object_id)
@@ -229,18 +230,16 @@ class _Link:
             if not response.object_available:
                 raise DroppedError("the request was withdrawn")
             contents[object_id] = response.object_content
-            if sum(map(len, list(contents.values()))) > self._max_request_bytes:
+            if sum(map(len, list(contents.values()))) > most:
                 raise WireError("the request is too large")
 
         self._in_parallel(pull, ids)
         confirmation = ConfirmMessageReceivedRequest(node=node, run_id=run_id, message_object_id=tree.object_id)
         self._calls.attempt("ConfirmMessageReceived", confirmation, seconds=CALL_SECONDS, abandon=True)
-        if inflated_bytes(contents) > self._max_request_bytes:
-            raise WireError("the request is too large")
-        inflated = inflate_object_from_contents(tree.object_id, contents)
-        if not isinstance(inflated, Message) or not inflated.has_content():
+        message = inflate_message(tree.object_id, contents, most, inflate_object_from_contents)
+        if not message.has_content():
             raise WireError("the request is no message with content")
-        return inflated.content
+        return message.content
 
     def _deliver(self, node: Node, reply: Message) -> None:
         """Announce a reply, then send the objects that the server lacks. How long the answer took is not told."""

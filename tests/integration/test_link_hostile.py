@@ -468,3 +468,22 @@ def test_request_larger_than_an_object_is_refused(scene: Scene) -> None:
         assert "larger than max" in words
         mallory.push(*sound(request))
     assert outcome == {"north": "HELLO", "south": "from south"}
+
+
+def test_a_site_takes_requests_of_its_plans_size_only(scene: Scene) -> None:
+    """A server cannot fill a site's memory; what the bound is, is asked for each request."""
+    heard, most = list[int](), [2_000]
+
+    def answer(request: RecordDict) -> RecordDict:
+        heard.append(1)
+        return echo(request)
+
+    site = SiteThread(scene.address, scene.ca, scene.keys["north"], answer, max_request_bytes=lambda: most[0])
+    scene.on_end(site.stop.set)
+    scene.gather("north")
+    with scene.fleet.run() as grid:
+        assert texts(scene.fleet, ask(grid, "x" * 100_000, 20.0)) == {"north": "!unavailable"}
+        assert not heard
+        most[0] = 1 << 20
+        assert texts(scene.fleet, ask(grid, "x" * 100_000, 20.0)) == {"north": "X" * 100_000}
+    assert len(heard) == 1
