@@ -15,7 +15,7 @@ SOURCES := $(shell find client common server simulations -name '*.py')
 # list of files.
 LIST := $(VENV)/.files-$(shell echo $(sort $(SOURCES)) | cksum | cut -d' ' -f1)
 
-.PHONY: demo test test-slow test-mutants lint format clean help
+.PHONY: demo test test-slow test-mutants fuzz lint format clean help
 .DELETE_ON_ERROR:
 
 help:
@@ -23,6 +23,7 @@ help:
 	@echo 'make test       lint, types, doctests, tests'
 	@echo 'make test-slow  the tests that take minutes'
 	@echo 'make test-mutants  removes one protection at a time: a test must go red each time'
+	@echo 'make fuzz       malformed messages at both parsers, tens of thousands'
 	@echo 'make format     sort imports and lay out the code'
 	@echo 'make clean      remove the environment and what was built'
 
@@ -37,6 +38,10 @@ test-slow: $(LIST) $(VENV)/.minilm
 
 test-mutants: $(LIST) $(VENV)/.minilm
 	$(RUN) $(BIN)/python -m tests.mutants
+
+fuzz: $(LIST)
+	$(RUN) $(BIN)/python -m tests.fuzz reply
+	$(RUN) $(BIN)/python -m tests.fuzz request
 
 lint: $(LIST) $(VENV)/.minilm
 	$(BIN)/ruff check .
