@@ -27,7 +27,7 @@ def status(federation_file: FederationFile, as_json: AsJson = False, assignments
 def lines(name: str, status: "ServerStatus | None", *, running: bool, now: float) -> list[str]:
     """For people."""
     if status is None:
-        return [f"Federation {name}: a server starts, or rehearses." if running else f"Federation {name}: no server ran here."]
+        return [f"Federation {name}: {'a server starts, or rehearses' if running else 'no server ran here'}."]
     head = f"Federation {status.federation}, plan {status.plan[:16]}: "
     if running:
         told = [head + f"running for {span(now - status.started)} at {status.address} (process {status.pid})."]
