@@ -17,6 +17,7 @@ from privet.client.policy import Committed, admit
 from privet.common.adapter import Arrays, Floats
 from privet.common.config import Plan, Site, parse_plan
 from privet.common.errors import Code, ConfigError, PrivetError, RefusedError, WireError
+from privet.common.logs import unforeseen
 from privet.common.rehearsal import (
     RehearsalBody,
     RehearsalEndBody,
@@ -90,7 +91,7 @@ class Rehearsals:
         except PrivetError as error:
             self._tell("error", f"rehearsal: {error}")
         except Exception as error:  # fails closed: a fixed code and nothing else leaves
-            LOG.exception("unforeseen")
+            unforeseen(LOG, "unforeseen", error)
             self._tell("error", f"rehearsal: {type(error).__name__} while answering; see the log.")
         self.close()
         return _reply(body, Code.UNAVAILABLE)
@@ -119,7 +120,7 @@ class Rehearsals:
             self.close()
             raise RefusedError(
                 Code.ADAPTER_MISMATCH,
-                "the server's initial adapter differs from the one that the plan derives.",
+                "the server's initial adapter differs from the one that the plan derives, or names.",
                 mend="install the same version of privet on both sides.",
             )
         self._plan, self.expected_values = plan, int(header["size"])

@@ -70,7 +70,7 @@ class Stage:
         self._examples: Examples = self._trainer.prepare(generated(plan, event))
         self._event = replace(event, sample_rate=1.0, noise_multiplier=_NOISE_MULTIPLIER)
         self.size = self._trainer.spec.size
-        self.initial_digest = adapter.digest(initial_arrays(self._trainer.classifier))
+        self.initial_digest = plan.method.init or adapter.digest(initial_arrays(self._trainer.classifier))
 
     def round(self, arrays: Arrays, round: int) -> dict[str, Floats]:
         """An update of the true names and shapes.

@@ -24,7 +24,7 @@ from privet.common.errors import Code, ConfigError, RunError, WireError
 from privet.common.live import Listener, one_at_a_time
 from privet.common.messages import parse_reply, to_record
 from privet.common.methods import method_for
-from privet.common.model import build_classifier, initial_arrays
+from privet.common.model import build_classifier
 from privet.common.rehearsal import (
     RehearsalBody,
     RehearsalEndBody,
@@ -37,6 +37,7 @@ from privet.common.rehearsal import (
 from privet.server.enrolment import load_certificates, load_sites
 from privet.server.launch import lock, pausing, serving
 from privet.server.rehearsal_words import AWAY, LEFT, OLD, SILENT, UNSOUND, in_words
+from privet.server.start import load_start
 from privet.server.watch import Watch
 
 _OFFER_SECONDS = 300.0  # a site starts a process and builds its model before it answers
@@ -228,8 +229,9 @@ def rehearse(federation: Federation, rounds: int, on_event: Listener) -> Path:
     the names of the sites that did not pass.
     """
     plan, server = federation.plan, federation.server
-    classifier = build_classifier(plan, checked_base(plan.model.base, plan.model.sha256))
-    initial = initial_arrays(classifier)
+    base = checked_base(plan.model.base, plan.model.sha256)
+    classifier = build_classifier(plan, base)
+    initial = load_start(plan, server, classifier, base).arrays
     certificates, allowed = load_certificates(server), load_sites(server.sites)
     with ExitStack() as stack:
         stack.callback(os.close, lock(server))

@@ -123,7 +123,6 @@ def measure(task: Task) -> Trial:
     import torch
 
     from privet.client.training import RoundTrainer
-    from privet.common.model import initial_arrays
     from privet.common.privacy.events import TrainEvent
     from privet.common.privacy.noise import SecureNoise
 
@@ -145,7 +144,7 @@ def measure(task: Task) -> Trial:
         expected_batch=task.expected_batch, unit="unit", max_records=task.max_records,
     )  # fmt: skip
     began = time.perf_counter()
-    trainer.update(initial_arrays(trainer.classifier), examples, 1, event, SecureNoise())
+    trainer.update(trainer.classifier.read(), examples, 1, event, SecureNoise())
     seconds = (time.perf_counter() - began) * max(1.0, wanted / computed)
     engine = trainer.engine(1)
     unheld = max(0, min(engine.max_windows, wanted) - computed) * engine.spec.size * 4  # gradients of the full step

@@ -45,6 +45,11 @@ def test_a_step_is_measured_and_scaled_to_the_plans_batch(base: Path, kind: str,
     assert trial.peak_bytes > 50_000_000
 
 
+def test_a_plan_that_starts_from_a_trained_adapter_is_measured_as_any(base: Path) -> None:
+    plan = tiny_plan(base, method={"kind": "head", "init": "ab" * 32})
+    assert measure(Task(plan.canonical(), str(base), 1, 4, 2)).seconds_per_step > 0
+
+
 def test_the_step_draws_secure_noise_for_every_unit(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from privet.common.privacy.noise import SecureNoise
 
