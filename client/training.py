@@ -8,7 +8,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from privet.client.gradients import LinearEngine, OpacusEngine, self_test
+from privet.client.gradients import OpacusEngine
+from privet.client.linear import LinearEngine
+from privet.client.self_test import self_test
 from privet.client.trainer import TrainSpec, train
 from privet.common.adapter import AdapterSpec, Arrays, Floats
 from privet.common.config import Plan

@@ -4,7 +4,7 @@ A unit's gradient is the same to the last bit whatever else is in its group: it 
 order of its windows.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Protocol
@@ -16,18 +16,24 @@ from torch import Tensor
 
 from privet.common.examples import Integers
 
+_AT_ONCE = 2_000_000  # values of units' gradients in float64
+
 Flatten = Callable[[Tensor, Tensor], Tensor]  # weight [L, d] and bias [L] to [P]
 
 
 @dataclass(frozen=True)
 class Members:
     """The drawn windows of a group of units: window windows[i] belongs to unit 0 ≤ slots[i] < num_units of the group
-    and has shares[i] = 1 / (windows of its record · records of that unit) of its gradient. Slots ascend."""
+    and has shares[i] = 1 / (windows of its record · records of that unit) of its gradient. Slots ascend.
+
+    owners: of each unit, which of several sites trained together it belongs to, ascending; None where there is one."""
 
     windows: Integers
     slots: Integers
     shares: NDArray[np.float64]
     num_units: int
+    owners: Integers | None = None
+    num_owners: int = 1
 
     def parts(self) -> Iterator[tuple[int, int, int]]:
         """Slot, first and last + 1 place of each unit that has windows."""
@@ -35,6 +41,36 @@ class Members:
         for slot, (start, end) in enumerate(pairwise(starts)):
             if start < end:
                 yield slot, start, end
+
+
+def together(groups: Iterable[tuple[int, Members]], num_owners: int, max_windows: int) -> Iterator[Members]:
+    """Groups of single owners, ascending, joined while they have at most `max_windows` windows; unchanged where there
+    is one owner. Which of an owner's units share a group is its own affair: its groups are joined whole."""
+    if num_owners == 1:
+        yield from (members for _, members in groups)
+        return
+    held: list[tuple[int, Members]] = []
+    size = 0
+    for owner, members in groups:
+        if held and size + len(members.windows) > max_windows:
+            yield _joined(held, num_owners)
+            held, size = [], 0
+        held.append((owner, members))
+        size += len(members.windows)
+    if held:
+        yield _joined(held, num_owners)
+
+
+def _joined(groups: Sequence[tuple[int, Members]], num_owners: int) -> Members:
+    before = np.cumsum([0] + [members.num_units for _, members in groups])
+    return Members(
+        np.concatenate([members.windows for _, members in groups]),
+        np.concatenate([members.slots + start for (_, members), start in zip(groups, before, strict=False)]),
+        np.concatenate([members.shares for _, members in groups]),
+        int(before[-1]),
+        np.repeat([owner for owner, _ in groups], np.diff(before)),
+        num_owners,
+    )
 
 
 class UnitGradients(Protocol):
@@ -45,34 +81,57 @@ class UnitGradients(Protocol):
         ...
 
     def weighted_sum(self, factors: Tensor) -> Tensor:
-        """Σ_u factors[u] g_u, float64 [P]."""
+        """Σ_u factors[u] g_u, float64 [P], or [K, P] over the units of each of K owners."""
         ...
 
 
 class Rows:
-    """A gradient for each window, float32 [windows, P], of which a unit's is the weighted sum."""
+    """A gradient for each window, float32 [windows, P], of which a unit's is the weighted sum in float64.
+
+    In float64 also the norm: a float32 norm of millions of values can fall short by more than the clip's margin.
+    Units are taken together, at most `_AT_ONCE` values of them, and never those of two owners: what an owner's sum
+    comes to is a function of its own units. Each unit is added up alone; n clipped ones, added in whatever order, are
+    off by at most about n² 2^-53 C (see `Outer`).
+    """
 
     def __init__(self, rows: Tensor, members: Members) -> None:
         self._rows, self._members = zero_unless_finite(rows), members
 
     def norms(self) -> Tensor:
-        """In float64: a float32 norm of millions of values can fall short by more than the clip's margin."""
         norms = torch.zeros(self._members.num_units, dtype=torch.float64)
-        for slot, gradient in self._each():
-            norms[slot] = torch.linalg.vector_norm(gradient)
+        for _, start, gradients in self._parts():
+            norms[start : start + len(gradients)] = torch.linalg.vector_norm(gradients, dim=1)
         return norms
 
     def weighted_sum(self, factors: Tensor) -> Tensor:
-        total = torch.zeros(self._rows.shape[1], dtype=torch.float64)
-        for slot, gradient in self._each():
-            total += gradient * factors[slot]
-        return total
+        total = torch.zeros(self._members.num_owners, self._rows.shape[1], dtype=torch.float64)
+        for owner, start, gradients in self._parts():
+            total[owner] += factors[start : start + len(gradients)] @ gradients
+        return total if self._members.owners is not None else total[0]
 
-    def _each(self) -> Iterator[tuple[int, Tensor]]:
-        for slot, start, end in self._members.parts():
-            gradient = torch.zeros(self._rows.shape[1], dtype=torch.float64)
-            add_shares(gradient, self._rows[start:end], self._members.shares[start:end])
-            yield slot, gradient
+    def _parts(self) -> Iterator[tuple[int, int, Tensor]]:
+        """Owner, first unit, and the gradients of some of its units, float64 [some, P]."""
+        members = self._members
+        starts = np.searchsorted(members.slots, np.arange(members.num_units + 1))
+        owners = np.zeros(members.num_units, np.int64) if members.owners is None else members.owners
+        most = max(1, _AT_ONCE // max(1, self._rows.shape[1]))
+        edges = np.flatnonzero(np.diff(owners, prepend=-1, append=-1)).tolist() if members.num_units else [0]
+        for first, last in pairwise(edges):
+            for start in range(first, last, most):
+                end = min(last, start + most)
+                yield int(owners[start]), start, self._units(starts[start : end + 1])
+
+    def _units(self, starts: NDArray[np.intp]) -> Tensor:
+        """The gradients, float64 [units, P], of units whose windows begin at starts[:-1] and end at starts[1:]."""
+        first, last = int(starts[0]), int(starts[-1])
+        rows, shares = self._rows[first:last], self._members.shares[first:last]
+        if last - first == len(starts) - 1 and bool((np.diff(starts) == 1).all()):
+            doubled = rows.double()
+            return doubled if bool((shares == 1).all()) else doubled * torch.from_numpy(shares).unsqueeze(1)
+        gradients = torch.zeros(len(starts) - 1, rows.shape[1], dtype=torch.float64)
+        for unit, (start, end) in enumerate(pairwise((starts - first).tolist())):
+            add_shares(gradients[unit], rows[start:end], shares[start:end])
+        return gradients
 
 
 class Whole:

@@ -8,7 +8,8 @@ of the window alone, and the batches of a length all have the same number of row
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -37,6 +38,7 @@ class Batch:
     places: Integers
     rows: Integers
     blank: tuple[Tensor, ...] | None = None  # of each input the row of a dummy; None where a failure is to be raised
+    owners: Integers | None = None  # [rows], which of several sites trained together a row belongs to; None for one
 
     def apart(self) -> Iterator["Batch"]:
         """Each window in a batch of its own: same shape, same row, dummies elsewhere."""
@@ -49,7 +51,7 @@ class Batch:
                 tensor[row] = own[row]
             labels, weights = torch.zeros_like(self.labels), torch.zeros_like(self.weights)
             labels[row], weights[row] = self.labels[row], self.weights[row]
-            yield Batch(inputs, labels, weights, np.array([place]), np.array([row]), self.blank)
+            yield Batch(inputs, labels, weights, np.array([place]), np.array([row]), self.blank, self.owners)
 
 
 def fill(table: Tensor, batch: Batch, compute: Callable[[Batch], Tensor], failed: float) -> None:
@@ -80,9 +82,22 @@ class Units:
         self._order = np.argsort(units, kind="stable")
         self._start = np.searchsorted(units[self._order], np.arange(num_units + 1))
 
+    @classmethod
+    def view(cls, order: Integers, start: Integers) -> "Units":
+        """Units of which number u has the records order[start[u]:start[u + 1]]: those of one site among many."""
+        units = cls.__new__(cls)
+        units.num_units, units._order, units._start = len(start) - 1, order, start
+        return units
+
     def records(self, unit: int) -> Integers:
         """The records of one unit."""
         return self._order[self._start[unit] : self._start[unit + 1]]
+
+    def of(self, units: NDArray[np.intp]) -> tuple[Integers, Integers]:
+        """The records of these units one after the other, and how many each has."""
+        counts = self._start[units + 1] - self._start[units]
+        before = np.cumsum(counts) - counts
+        return self._order[np.repeat(self._start[units] - before, counts) + np.arange(int(counts.sum()))], counts
 
 
 class Windows:
@@ -163,6 +178,30 @@ class TokenExamples:
             mine = np.flatnonzero(self.bucket_of[windows] == bucket)
             for part, rows in _pinned(self._key[windows[mine]], num_rows):
                 yield self._batch(bucket, length, windows[mine[part]], mine[part], rows, num_rows)
+
+    def packed(self, windows: Integers, num_rows: Sequence[int], owners: Integers | None = None) -> Iterator[Batch]:
+        """Batches of these windows, one after the other in rows, num_rows[b] of them in every batch of bucket b.
+
+        For an engine under which a row's result is the same to the last bit at every place of a batch of one shape.
+        """
+        buckets = self.bucket_of[windows]
+        for bucket, length in enumerate(self.buckets):
+            mine = np.flatnonzero(buckets == bucket)
+            for start in range(0, len(mine), num_rows[bucket]):
+                part = mine[start : start + num_rows[bucket]]
+                rows = np.arange(len(part))
+                batch = self._batch(bucket, length, windows[part], part, rows, num_rows[bucket])
+                if owners is not None:
+                    of_rows = np.zeros(num_rows[bucket], np.int64)
+                    of_rows[rows] = owners[part]
+                    batch = replace(batch, owners=of_rows)
+                yield batch
+
+    def at_site(self, units: Units) -> "TokenExamples":
+        """The same store seen by one site of many: `units` names its records by their numbers here."""
+        view = copy(self)
+        view.units = units
+        return view
 
     def _batch(
         self, bucket: int, length: int, windows: Integers, places: Integers, rows: Integers, num_rows: int

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from privet.client.gradients import GradientEngine
+from privet.client.flat_engine import GradientEngine
 from privet.client.unit_gradients import Members, UnitGradients
 from privet.common.adapter import Floats
 from privet.common.errors import InputError
@@ -47,6 +47,11 @@ class CanaryUnits(Units):
             return self._real.records(unit)
         return _FIRST_RECORD + place * self._records_each + np.arange(self._records_each, dtype=np.int64)
 
+    def of(self, units: NDArray[np.intp]) -> tuple[Integers, Integers]:
+        """The records of these units one after the other, and how many each has."""
+        records = [self.records(int(unit)) for unit in units]
+        return np.concatenate([np.zeros(0, np.int64), *records]), np.array([len(part) for part in records], np.int64)
+
 
 class CanaryWindows(Windows):
     """The real records' windows; a canary's record is one window of the same number."""
@@ -55,10 +60,14 @@ class CanaryWindows(Windows):
         super().__init__(real.counts)
 
     def of(self, records: Integers) -> tuple[Integers, Integers]:
-        """The windows of the records of one unit, and how many each has."""
-        if len(records) and records[0] >= _FIRST_RECORD:
-            return records, np.ones(len(records), np.int64)
-        return super().of(records)
+        """The windows of these records one after the other, and how many each has."""
+        planted = records >= _FIRST_RECORD
+        counts = np.ones(len(records), np.int64)
+        counts[~planted] = self.counts[records[~planted]]
+        windows = np.empty(int(counts.sum()), np.int64)
+        is_planted = np.repeat(planted, counts)
+        windows[is_planted], windows[~is_planted] = records[planted], super().of(records[~planted])[0]
+        return windows, counts
 
 
 class WithCanaries:
@@ -97,8 +106,13 @@ class CanaryEngine:
         self.engine, self.spec, self.max_windows = engine, engine.spec, engine.max_windows
         self._places, self._length = places, _LENGTH * max_grad_norm
 
+    num_sites = 1
+
     def parameters(self) -> Sequence[nn.Parameter]:
         return self.engine.parameters()
+
+    def assign(self, gradients: Tensor) -> None:
+        self.engine.assign(gradients)
 
     def read(self) -> Floats:
         return self.engine.read()

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from privet.client.gradients import GradientEngine
+from privet.client.flat_engine import GradientEngine
 from privet.client.unit_gradients import Members, UnitGradients
 from privet.common.adapter import Floats
 from privet.common.examples import Examples, Integers
@@ -31,8 +31,13 @@ class Probing:
         found: NDArray[np.float64] = (self._sums**2).sum(0).numpy() / max(1, len(self._sums))
         return found
 
+    num_sites = 1
+
     def parameters(self) -> Sequence[nn.Parameter]:
         return self._engine.parameters()
+
+    def assign(self, gradients: Tensor) -> None:
+        self._engine.assign(gradients)
 
     def read(self) -> Floats:
         return self._engine.read()

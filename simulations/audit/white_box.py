@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 
-from privet.client.gradients import GradientEngine
+from privet.client.flat_engine import GradientEngine
 from privet.client.trainer import clipped_sum
 from privet.client.training import RoundTrainer
 from privet.common.config import Plan

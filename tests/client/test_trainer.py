@@ -162,7 +162,8 @@ def test_head_features_once_equal_training_the_last_layer_of_the_whole_model(bas
 
 
 def test_the_self_test_notices_wrong_gradients(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from privet.client.gradients import LinearEngine, OpacusEngine
+    from privet.client.gradients import OpacusEngine
+    from privet.client.linear import LinearEngine
     from privet.common.errors import PrivetError
 
     for engine, seam, method in ((OpacusEngine, "per_row", "ffa"), (LinearEngine, "_delta", "head")):

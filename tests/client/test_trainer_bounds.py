@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import nn
 
-from privet.client.gradients import LinearEngine
+from privet.client.linear import LinearEngine
 from privet.client.trainer import clipped_sum
 from privet.client.training import RoundTrainer
 from privet.client.unit_gradients import Members, Outer

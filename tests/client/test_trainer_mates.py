@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from privet.client.gradients import GradientEngine
+from privet.client.flat_engine import GradientEngine
 from privet.client.trainer import _groups, clipped_sum
 from privet.client.training import RoundTrainer
 from privet.common.examples import Examples

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy import stats
 from torch import nn
 
-from privet.client.gradients import LinearEngine
+from privet.client.linear import LinearEngine
 from privet.client.trainer import _windows, clipped_sum, train
 from privet.client.training import RoundTrainer
 from privet.common.adapter import AdapterSpec, Entry, Role
@@ -139,7 +139,8 @@ def test_every_choice_of_k_records_is_equally_likely(trainer: RoundTrainer) -> N
     noise, counts = SeededNoise("choices"), np.zeros(3)
     records = data.units.records(0)
     for _ in range(3000):
-        windows, shares = _windows(data, 0, 2, noise)
+        windows, slots, shares = _windows(data, np.array([0]), 2, noise)
+        assert not slots.any()
         chosen = np.unique(data.windows.record[windows])
         assert len(chosen) == 2
         assert shares.sum() == pytest.approx(1)

@@ -1,0 +1,59 @@
+"""The forward pass of a frozen BERT with LoRA: the numbers of transformers' `BertModel` with `sdpa` attention, post-LN.
+
+Frozen matrix products run in the precision of the weights; LoRA, attention, norms and residuals in float32. There is
+no dropout.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from privet.client.fused.projection import Factors, linear, project
+from privet.client.fused.weights import Bert, Layer
+
+
+def embed(bert: Bert, ids: Tensor) -> Tensor:
+    """Token ids [N, T] to what the first layer reads [N, T, d]."""
+    x = bert.words[ids] + bert.positions[: ids.shape[1]]
+    return functional.layer_norm(x, (bert.width,), *bert.norm, bert.epsilon)
+
+
+def attention_bias(mask: Tensor) -> Tensor:
+    """Mask [N, T] of 0 and 1 to what is added to attention scores, [N, 1, T, T]: the same path with or without padding,
+    so that no row decides how its batch-mates are computed."""
+    length = mask.shape[1]
+    bias = torch.zeros(mask.shape, device=mask.device).masked_fill_(mask == 0, torch.finfo(torch.float32).min)
+    return bias[:, None, None, :].expand(-1, 1, length, -1)
+
+
+def encode(bert: Bert, x: Tensor, bias: Tensor, factors: Sequence[Factors | None], first: int = 0) -> Tensor:
+    """Through the layers from `first` on: x [N, T, d] to hidden states [N, T, d]."""
+    for index in range(first, len(bert.layers)):
+        x = _layer(bert, bert.layers[index], x, bias, factors[index])
+    return x
+
+
+def _layer(bert: Bert, layer: Layer, x: Tensor, bias: Tensor, factors: Factors | None) -> Tensor:
+    n, length, d = x.shape
+    if factors is None:
+        y = linear(x, layer.qkv, layer.qkv_bias).float()
+    else:
+        y = project(x, layer.qkv, layer.qkv_bias, factors)
+    q, k, v = y.view(n, length, 3, bert.num_heads, d // bert.num_heads).permute(2, 0, 3, 1, 4)
+    seen = functional.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    seen = seen.transpose(1, 2).reshape(n, length, d)
+    x = functional.layer_norm(linear(seen, layer.out, layer.out_bias) + x, (d,), *layer.norm1, bert.epsilon)
+    inner = functional.gelu(linear(x, layer.up, layer.up_bias))
+    return functional.layer_norm(linear(inner, layer.down, layer.down_bias) + x, (d,), *layer.norm2, bert.epsilon)
+
+
+def features(bert: Bert, hidden: Tensor, mask: Tensor, pooling: str, scale: float) -> Tensor:
+    """What the last linear layer reads, [N, d]: `mean`, L2-normalised and scaled; or `cls` through the pooler."""
+    if pooling == "cls":
+        assert bert.pooler is not None
+        return torch.tanh(linear(hidden[:, 0], *bert.pooler).float())
+    weights = mask.unsqueeze(-1).to(hidden.dtype)
+    mean = (hidden * weights).sum(1) / weights.sum(1).clamp(min=1.0)
+    return functional.normalize(mean, dim=-1) * scale
