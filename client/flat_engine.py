@@ -1,4 +1,4 @@
-"""What the trainer needs of a model: its flat weights and the units' gradients. Imported without any gradient library."""
+"""What the trainer needs of a model: its flat weights and the units' gradients. Needs no gradient library."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol

@@ -205,5 +205,7 @@ def add_shares(gradient: Tensor, rows: Tensor, shares: NDArray[np.float64]) -> N
 
 def zero_unless_finite(rows: Tensor) -> Tensor:
     """Rows with a value that is not finite become zero; selected, not multiplied, since 0 · inf is not 0."""
+    if bool(torch.isfinite(rows.sum(dim=1)).all()):  # a sum that is finite has no other terms
+        return rows
     finite = torch.isfinite(rows).all(dim=1, keepdim=True)
     return rows if bool(finite.all()) else torch.where(finite, rows, torch.zeros_like(rows))

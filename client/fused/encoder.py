@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from privet.client.fused.projection import Factors, linear, project
+from privet.client.fused.projection import Factors, attend, linear
 from privet.client.fused.weights import Bert, Layer
 
 
@@ -28,22 +28,18 @@ def attention_bias(mask: Tensor) -> Tensor:
     return bias[:, None, None, :].expand(-1, 1, length, -1)
 
 
-def encode(bert: Bert, x: Tensor, bias: Tensor, factors: Sequence[Factors | None], first: int = 0) -> Tensor:
-    """Through the layers from `first` on: x [N, T, d] to hidden states [N, T, d]."""
-    for index in range(first, len(bert.layers)):
+def encode(
+    bert: Bert, x: Tensor, bias: Tensor, factors: Sequence[Factors | None], first: int = 0, last: int | None = None
+) -> Tensor:
+    """Through the layers from `first` up to `last`: x [N, T, d] to hidden states [N, T, d]."""
+    for index in range(first, len(bert.layers) if last is None else last):
         x = _layer(bert, bert.layers[index], x, bias, factors[index])
     return x
 
 
 def _layer(bert: Bert, layer: Layer, x: Tensor, bias: Tensor, factors: Factors | None) -> Tensor:
-    n, length, d = x.shape
-    if factors is None:
-        y = linear(x, layer.qkv, layer.qkv_bias).float()
-    else:
-        y = project(x, layer.qkv, layer.qkv_bias, factors)
-    q, k, v = y.view(n, length, 3, bert.num_heads, d // bert.num_heads).permute(2, 0, 3, 1, 4)
-    seen = functional.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-    seen = seen.transpose(1, 2).reshape(n, length, d)
+    d = bert.width
+    seen = attend(x, layer.qkv, layer.qkv_bias, factors, bias, bert.num_heads)
     x = functional.layer_norm(linear(seen, layer.out, layer.out_bias) + x, (d,), *layer.norm1, bert.epsilon)
     inner = functional.gelu(linear(x, layer.up, layer.up_bias))
     return functional.layer_norm(linear(inner, layer.down, layer.down_bias) + x, (d,), *layer.norm2, bert.epsilon)

@@ -1,51 +1,47 @@
-"""Query, key and value of one layer with LoRA on them, as one autograd function that emits per-row gradients.
+"""Self-attention of one layer with LoRA on query, key and value, as one autograd function that emits per-row gradients.
 
 y = x Wᵀ + b for the three frozen projections at once, plus s (x A_kᵀ) B_kᵀ on the targets, where k is the site that a
 row belongs to. The backward pass gives, for every row of the batch by itself,
 
     ∂A = s (∂y B)ᵀ x        ∂B = s ∂yᵀ (x Aᵀ)
 
-so that no second pass and no hook is needed (compare Li et al. 2022 on ghost clipping, whose Gram matrices of T² cost
-more than these products of rank r).
+so that no second pass and no hook is needed. (Ghost clipping, Li et al. 2022, would take Gram matrices of T² where
+these are products of rank r.)
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
+
+_Context = Any  # torch.autograd.function.FunctionCtx, to which anything may be attached
 
 
 @dataclass
 class Factors:
-    """The LoRA factors of one layer for K sites, and where their per-row gradients go.
+    """The LoRA factors of one layer as the rows of a batch meet them, and where their gradients go.
 
-    down [K, m r, d] (K = 1 where all sites share it) and up, for each of the m targets [K, d, r]; targets: which of
-    query 0, key 1, value 2; scale: alpha / rank.
+    down [N, m r, d] and, for each of the m targets, up [N, d, r]; N is 1 where all rows have the same.
+    targets: which of query 0, key 1, value 2. scale: alpha / rank.
+    down_out [N, m r, d] for ∂A and up_out [N, r, d], for each target, for ∂Bᵀ: filled by the backward pass.
     """
 
     down: Tensor
-    up: tuple[Tensor, ...]
+    up: Sequence[Tensor]
     targets: tuple[int, ...]
     scale: float
-    owner: Tensor | None = None  # int64 [N], the site of each row; None where K = 1
-    wants_down: bool = True
-    down_rows: Tensor | None = field(default=None, repr=False)  # [N, m r, d], after a backward pass
-    up_rows: list[Tensor] = field(default_factory=list, repr=False)  # for each target [N, d, r]
-
-    def of_rows(self, factor: Tensor) -> Tensor:
-        """The factor that each row has: [N, ...], or [1, ...] where all have the same."""
-        return factor if factor.shape[0] == 1 or self.owner is None else factor[self.owner]
+    down_out: Tensor | None = None  # None where A is frozen
+    up_out: Sequence[Tensor] = ()  # empty where B is
 
 
-def project(x: Tensor, weight: Tensor, bias: Tensor, factors: Factors) -> Tensor:
-    """x [N, T, d] to query, key and value side by side [N, T, 3d], float32; per-row gradients into `factors`."""
-    out: Tensor = _Projection.apply(x, weight, bias, factors, _anchor())
+def attend(x: Tensor, weight: Tensor, bias: Tensor, factors: Factors | None, mask: Tensor, num_heads: int) -> Tensor:
+    """Heads side by side, [N, T, d] float32, of x [N, T, d]; mask [N, 1, T, T] is added to the scores."""
+    anchor = torch.zeros((), requires_grad=torch.is_grad_enabled())  # below the first layer no input wants a gradient
+    out: Tensor = _Attention.apply(x, anchor, weight, bias, factors, mask, num_heads)
     return out
-
-
-def _anchor() -> Tensor:
-    """Without an input that wants a gradient there is no backward pass: below the first layer nothing does."""
-    return torch.zeros((), requires_grad=torch.is_grad_enabled())
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -56,62 +52,90 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 class _Frozen(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        ctx.weight, ctx.dtype = weight, x.dtype  # type: ignore[attr-defined]
-        return torch.nn.functional.linear(x.to(weight.dtype), weight, bias)
+    def forward(ctx: _Context, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.weight, ctx.dtype = weight, x.dtype
+        return functional.linear(x.to(weight.dtype), weight, bias)
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> tuple[Tensor | None, None, None]:
-        weight: Tensor = ctx.weight  # type: ignore[attr-defined]
-        return (grads[0].to(weight.dtype) @ weight).to(ctx.dtype), None, None  # type: ignore[attr-defined]
+    def backward(ctx: _Context, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        return (grads[0].to(ctx.weight.dtype) @ ctx.weight).to(ctx.dtype), None, None
 
 
-class _Projection(torch.autograd.Function):
+class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: torch.autograd.function.FunctionCtx,
+        ctx: _Context,
         x: Tensor,
+        anchor: Tensor,
         weight: Tensor,
         bias: Tensor,
-        factors: Factors,
-        anchor: Tensor,
+        factors: Factors | None,
+        mask: Tensor,
+        num_heads: int,
     ) -> Tensor:
-        y = torch.nn.functional.linear(x.to(weight.dtype), weight, bias).float()
-        d, rank = x.shape[-1], factors.up[0].shape[-1]
-        down = factors.of_rows(factors.down)
-        low = x @ down[0].T if len(down) == 1 else torch.bmm(x, down.transpose(1, 2))
-        low *= factors.scale  # [N, T, m r]
-        for place, (target, factor) in enumerate(zip(factors.targets, factors.up, strict=True)):
-            part, up = low[..., place * rank : (place + 1) * rank], factors.of_rows(factor)
-            y[..., target * d : (target + 1) * d] += part @ up.transpose(1, 2)
-        ctx.save_for_backward(x, low)
-        ctx.weight, ctx.factors = weight, factors  # type: ignore[attr-defined]
-        return y
+        n, length, d = x.shape
+        y = functional.linear(x.to(weight.dtype), weight, bias).float()
+        low = None if factors is None else _add_low_rank(y, x, factors)
+        parts = y.view(n, length, 3, num_heads, d // num_heads).permute(2, 0, 3, 1, 4).unbind(0)
+        parts = tuple(part.detach().requires_grad_(True) for part in parts)
+        with torch.enable_grad():
+            seen = functional.scaled_dot_product_attention(*parts, attn_mask=mask)
+        ctx.x, ctx.low, ctx.parts, ctx.seen, ctx.weight, ctx.factors = x, low, parts, seen, weight, factors
+        return seen.detach().transpose(1, 2).reshape(n, length, d)
 
     @staticmethod
-    def backward(
-        ctx: torch.autograd.function.FunctionCtx, *grads: Tensor
-    ) -> tuple[Tensor | None, None, None, None, None]:
-        g = grads[0]
-        weight: Tensor = ctx.weight  # type: ignore[attr-defined]
-        factors: Factors = ctx.factors  # type: ignore[attr-defined]
-        x, low = ctx.saved_tensors  # type: ignore[attr-defined]
-        d, rank = x.shape[-1], factors.up[0].shape[-1]
-        needs_input = ctx.needs_input_grad[0]  # type: ignore[attr-defined]
-        back = torch.empty_like(low) if needs_input or factors.wants_down else None
-        factors.up_rows = []
-        for place, (target, factor) in enumerate(zip(factors.targets, factors.up, strict=True)):
-            of_target = g[..., target * d : (target + 1) * d]
-            mine = slice(place * rank, (place + 1) * rank)
-            factors.up_rows.append(torch.bmm(of_target.transpose(1, 2), low[..., mine]))
-            if back is not None:
-                torch.mul(of_target @ factors.of_rows(factor), factors.scale, out=back[..., mine])
-        if factors.wants_down:
-            assert back is not None
-            factors.down_rows = torch.bmm(back.transpose(1, 2), x)
+    def backward(ctx: _Context, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, factors = ctx.x, ctx.weight, ctx.factors
+        n, length, d = x.shape
+        heads = ctx.parts[0].shape[1]
+        by_head = grads[0].view(n, length, heads, d // heads).transpose(1, 2)
+        of_parts = torch.autograd.grad(ctx.seen, ctx.parts, by_head)
+        g = torch.empty(n, length, 3 * d, device=x.device)
+        split = g.view(n, length, 3, heads, d // heads)
+        for place, of_part in enumerate(of_parts):
+            split[:, :, place].copy_(of_part.transpose(1, 2))
+        needs_input = ctx.needs_input_grad[0]
+        back = None if factors is None else _emit(g, x, ctx.low, factors, needs_input)
+        ctx.x = ctx.low = ctx.parts = ctx.seen = None
         if not needs_input:
-            return None, None, None, None, None
+            return (None,) * 7
         gx = (g.to(weight.dtype) @ weight).float()
+        if factors is not None:
+            assert back is not None
+            _add_product(gx, back, factors.down)
+        return gx, *(None,) * 6
+
+
+def _add_low_rank(y: Tensor, x: Tensor, factors: Factors) -> Tensor:
+    """y [N, T, 3d] += s (x Aᵀ) Bᵀ on the targets; s x Aᵀ, [N, T, m r]."""
+    d, rank = x.shape[-1], factors.up[0].shape[-1]
+    low = x @ factors.down[0].T if len(factors.down) == 1 else torch.bmm(x, factors.down.transpose(1, 2))
+    low *= factors.scale
+    for place, (target, up) in enumerate(zip(factors.targets, factors.up, strict=True)):
+        part = low[..., place * rank : (place + 1) * rank]
+        _add_product(y[..., target * d : (target + 1) * d], part, up.transpose(1, 2))
+    return low
+
+
+def _emit(g: Tensor, x: Tensor, low: Tensor, factors: Factors, needs_input: bool) -> Tensor | None:
+    """Every row's ∂A and ∂Bᵀ to where they belong; s ∂y B, [N, T, m r], where it is needed."""
+    d, rank = x.shape[-1], factors.up[0].shape[-1]
+    back = torch.empty_like(low) if needs_input or factors.down_out is not None else None
+    for place, (target, up) in enumerate(zip(factors.targets, factors.up, strict=True)):
+        of_target, mine = g[..., target * d : (target + 1) * d], slice(place * rank, (place + 1) * rank)
+        if factors.up_out:
+            factors.up_out[place].copy_(torch.bmm(low[..., mine].transpose(1, 2), of_target))
+        if back is not None:
+            back[..., mine] = of_target @ up[0] if len(up) == 1 else torch.bmm(of_target, up)
+    if back is not None:
+        back *= factors.scale
+    if factors.down_out is not None:
         assert back is not None
-        gx += back @ factors.of_rows(factors.down)
-        return gx, None, None, None, None
+        factors.down_out.copy_(torch.bmm(back.transpose(1, 2), x))
+    return back
+
+
+def _add_product(total: Tensor, rows: Tensor, factor: Tensor) -> None:
+    """total [N, T, a] += rows [N, T, b] factor, [N, b, a] or [1, b, a]. (Adding in place of a part of each row would be
+    done row by row.)"""
+    total += rows @ factor[0] if len(factor) == 1 else torch.bmm(rows, factor)

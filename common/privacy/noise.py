@@ -1,11 +1,11 @@
 """Where randomness comes from, and the one function that puts noise on a sum.
 
 `SecureNoise` draws from the operating system and cannot be seeded; `SeededNoise` is for simulations and tests, and says
-so: `reproducible` is True, and no site agent takes it. Both turn 64-bit words into masks, choices and normals by the
-same code, and keep a stream for each, so that what one draws (the choices depend on records) never shifts another.
+so: `reproducible` is True, and no site agent takes it. Both turn 64-bit words into masks and choices by the same code,
+and keep a stream for each, so that what one draws (the choices depend on records) never shifts another.
 
 Guarded against: forks that would share a key; seeds that would repeat the noise of another round; reading a sum off the
-low bits of its noised value. For the last, each normal is the sum of four (Holohan and Braghin 2021) and results lie on
+low bits of its noised value. For the last, each secure normal is the sum of four (Holohan and Braghin 2021) and results lie on
 a public grid: mitigations, not proofs, for floating-point noise is not the accountant's exact Gaussian.
 """
 
@@ -155,11 +155,13 @@ os.register_at_fork(after_in_child=_rekey_all)
 class SeededNoise(_Draws):
     """numpy's Philox under keys from the SHA-256 of `words`, whose order and type matter. For simulations and tests.
 
-    Equal words give equal draws on every machine, normals up to the last bits of its logarithm and cosine.
+    Equal words give equal draws on every machine, normals under the same numpy: they are numpy's own (a ziggurat), ten
+    times faster than sums of four. What the four guard against, reading a sum off its noised value, is no matter
+    where the noise can be drawn again.
     Raises TypeError where a word is neither an int nor a str.
     """
 
-    __slots__ = ("_generators",)
+    __slots__ = ("_generators", "_normals")
 
     reproducible: Final = True
 
@@ -172,9 +174,14 @@ class SeededNoise(_Draws):
             np.random.Philox(key=int.from_bytes(hashlib.sha256(f"{stream.name} {named}".encode()).digest()[:16]))
             for stream in _Stream
         )
+        self._normals = np.random.Generator(self._generators[_Stream.NORMALS])
 
     def _words(self, stream: _Stream, n: int) -> Words:
         return self._generators[stream].random_raw(n)
+
+    def normal(self, n: int) -> Floats:
+        """float64[n], independent standard normals."""
+        return self._normals.standard_normal(n)
 
 
 def privatise(

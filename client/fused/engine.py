@@ -1,0 +1,187 @@
+"""Per-window gradients of a BERT with LoRA and a linear head, for one site or for K sites in one pass.
+
+One forward and one backward pass of the frozen base for the windows of all sites together; each window meets its own
+site's LoRA factors and head, and leaves a gradient of its own (`projection`). Clip, noise and step are the trainer's.
+
+Every batch of a bucket has the same shape. Under a shape a row's gradient is the same to the last bit at every place
+and whatever the other rows hold: `same_everywhere` says whether that is so on this machine.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from privet.client.flat_engine import Loss
+from privet.client.fused.encoder import attention_bias, embed, encode, features
+from privet.client.fused.factors import Layout, Weights
+from privet.client.fused.sums import Passed, SingleWindows
+from privet.client.fused.weights import Bert
+from privet.client.unit_gradients import Members, Rows, UnitGradients, Whole, add_shares, zero_unless_finite
+from privet.common.adapter import AdapterSpec, Arrays, Floats
+from privet.common.examples import Batch, Examples, Integers, TokenExamples
+
+HELD_ROWS = 16_000_000  # values of windows' gradients that are held at once, float32
+TOKENS = 2048  # of one batch: what keeps a core's caches warm
+_ODD = 16  # values between the rows of a table: rows a power of two apart would fall into the same lines of a cache
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """What the plan says of the model: pooling, scale of mean features, LoRA's alpha / rank, padded lengths."""
+
+    pooling: str
+    feature_scale: float
+    lora_scale: float
+    buckets: tuple[int, ...]
+
+
+class FusedEngine:
+    """K sites' trainable weights [K, P] on one frozen base.
+
+    whole: the layout of the adapter; trainable: the part of it that is trained; the rest is the same for all sites.
+    num_rows: of a batch, by bucket; None: as many as `TOKENS` allows.
+    """
+
+    def __init__(
+        self,
+        base: Bert,
+        whole: AdapterSpec,
+        trainable: AdapterSpec,
+        shape: Shape,
+        loss: Loss,
+        *,
+        num_sites: int = 1,
+        num_rows: Sequence[int] | None = None,
+    ) -> None:
+        self.spec, self.num_sites = trainable, num_sites
+        self._base, self._whole, self._shape, self._loss = base, whole, shape, loss
+        self.num_rows = tuple(num_rows or (max(4, TOKENS // length) for length in shape.buckets))
+        self.max_windows = max(max(self.num_rows), HELD_ROWS // trainable.size)
+        self._flat = nn.Parameter(torch.zeros(num_sites, trainable.size, device=base.device))
+        self._frozen: dict[str, Tensor] = {}
+        self._layout = Layout(whole, trainable, len(base.layers))
+        self.first_layer = self._layout.first_layer
+
+    def parameters(self) -> Sequence[nn.Parameter]:
+        return [self._flat]
+
+    def assign(self, gradients: Tensor) -> None:
+        self._flat.grad = gradients.to(self._flat.device)
+
+    def read(self) -> Floats:
+        """[P] where there is one site, else [K, P]."""
+        flat = self._flat.detach().cpu().numpy().copy()
+        return flat[0] if self.num_sites == 1 else flat
+
+    def write(self, flat: Floats) -> None:
+        """[P], for every site the same, or [K, P]."""
+        with torch.no_grad():
+            self._flat.copy_(torch.from_numpy(flat))
+
+    def adopt(self, arrays: Arrays) -> None:
+        """Set the whole adapter: the trained part for every site, the rest for all of them."""
+        for entry in self._whole.entries:
+            if not self._layout.trains(entry):
+                self._frozen[entry.name] = torch.from_numpy(np.array(arrays[entry.name])).to(self._base.device)[None]
+        self.write(self.spec.flatten(arrays))
+
+    def unit_gradients(self, data: Examples, members: Members) -> UnitGradients:
+        """A window that cannot be computed counts as zero."""
+        size, count = self.max_windows, len(members.windows)
+        owners = None if members.owners is None else members.owners[members.slots]
+        if count <= size or members.num_units > 1:
+            passed = self._passed(data, members.windows, owners)
+            if len(np.unique(members.slots)) == count and bool((members.shares == 1).all()):
+                return SingleWindows(passed, members, self._layout)
+            return Rows(passed.rows(self._layout), members)
+        gradient = torch.zeros(self.spec.size, dtype=torch.float64)
+        for start in range(0, count, size):
+            part = slice(start, start + size)
+            passed = self._passed(data, members.windows[part], None if owners is None else owners[part])
+            add_shares(gradient, zero_unless_finite(passed.rows(self._layout)), members.shares[part])
+        return Whole(gradient)
+
+    def rows(self, data: Examples, windows: Integers, owners: Integers | None = None) -> Tensor:
+        """The gradient of each window's loss, float32 [windows, P]."""
+        return self._passed(data, windows, owners).rows(self._layout)
+
+    def _passed(self, data: Examples, windows: Integers, owners: Integers | None) -> Passed:
+        weights, layout = self._weights(), self._layout
+        batches = list(self._batches(data, windows, owners))
+        num_rows, num_labels, d = sum(len(batch.labels) for batch in batches), *layout.head.shape
+        tables = [
+            torch.empty(num_rows, width + _ODD, device=self._base.device)[:, :width]
+            for width in (layout.num_lora, num_labels, d)
+        ]
+        order = np.zeros(len(windows), np.int64)
+        start = 0
+        for batch in batches:
+            end = start + len(batch.labels)
+            self._fill([table[start:end] for table in tables], batch, weights)
+            order[batch.places] = start + batch.rows
+            start = end
+        return Passed(*(table.cpu() for table in tables), order)
+
+    def _fill(self, tables: Sequence[Tensor], batch: Batch, weights: Weights) -> None:
+        """As `fill` does: where a batch raises, each window is computed by itself, and is zero where that raises."""
+        try:
+            self._pass(batch, weights, tables)
+            return
+        except Exception:  # memory errors too
+            if batch.blank is None:
+                raise
+        scratch = [torch.empty_like(table) for table in tables]
+        for alone in batch.apart():
+            rows = torch.from_numpy(alone.rows)
+            try:
+                self._pass(alone, weights, scratch)
+                for table, own in zip(tables, scratch, strict=True):
+                    table[rows] = own[rows]
+            except Exception:
+                for table in tables:
+                    table[rows] = 0.0
+
+    def _batches(self, data: Examples, windows: Integers, owners: Integers | None) -> Iterator[Batch]:
+        if isinstance(data, TokenExamples):
+            return data.packed(windows, self.num_rows, owners)
+        return data.batches(windows)
+
+    def _pass(self, batch: Batch, weights: Weights, tables: Sequence[Tensor]) -> None:
+        """One batch forward and back; what it leaves goes into `tables`: LoRA's rows, δ, x."""
+        base, shape = self._base, self._shape
+        owners = None if batch.owners is None else torch.from_numpy(batch.owners).to(base.device)
+        met = weights.met(owners, tables[0])
+        ids, mask = (tensor.to(base.device) for tensor in batch.inputs)
+        with torch.no_grad():
+            bias = attention_bias(mask)
+            x = encode(base, embed(base, ids), bias, met.layers, 0, self.first_layer)
+        with torch.enable_grad():
+            hidden = encode(base, x, bias, met.layers, self.first_layer)
+            read = features(base, hidden, mask, shape.pooling, shape.feature_scale)
+        inputs = read.detach()
+        delta = self._delta(met.logits(inputs), batch.labels.to(base.device), batch.weights.to(base.device))
+        read.backward(met.through_head(delta))
+        tables[1].copy_(delta)
+        tables[2].copy_(inputs)
+
+    def _delta(self, logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+        """∂ loss / ∂ logits of every row, [N, L]."""
+        with torch.enable_grad():
+            logits.requires_grad_(True)
+            (delta,) = torch.autograd.grad(self._loss(logits, labels, weights).sum(), logits)
+        return delta
+
+    def logits(self, batch: Batch) -> Tensor:
+        """[rows, L], under the first site's weights."""
+        base, shape = self._base, self._shape
+        with torch.no_grad():
+            met = self._weights().met(None)
+            ids, mask = (tensor.to(base.device) for tensor in batch.inputs)
+            hidden = encode(base, embed(base, ids), attention_bias(mask), met.layers)
+            return met.logits(features(base, hidden, mask, shape.pooling, shape.feature_scale)).cpu()
+
+    def _weights(self) -> Weights:
+        return Weights(self._layout, self._flat.detach(), self._frozen, self._shape.lora_scale)

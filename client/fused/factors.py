@@ -1,0 +1,160 @@
+"""Which part of the flat weights [K, P] is which LoRA factor or head, and how the rows of a batch meet them."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from privet.client.fused.projection import Factors
+from privet.common.adapter import AdapterSpec, Entry, Role
+from privet.common.examples import Integers
+
+_PROJECTIONS = ("query", "key", "value")
+_LORA = re.compile(r"encoder\.layer\.(\d+)\.attention\.self\.(query|key|value)\.lora_([AB])\.weight$")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The factors of one projection of one layer."""
+
+    target: int  # query 0, key 1, value 2
+    down: Entry
+    up: Entry
+
+
+class Layout:
+    """The adapter's arrays by layer, and the columns of the trained ones.
+
+    A window's gradient of the LoRA factors is kept as one row of Q values: for each layer first the A of all its
+    targets, [m r, d], then their Bᵀ, [r, d] each, as the backward pass makes them. `places` [Q] says where in the
+    flat vector [P] each belongs.
+    """
+
+    def __init__(self, whole: AdapterSpec, trainable: AdapterSpec, num_layers: int) -> None:
+        sizes = [entry.size for entry in trainable.entries]
+        self.size = trainable.size
+        self.columns = dict(zip(trainable.names, np.cumsum([0, *sizes[:-1]]).tolist(), strict=True))
+        named = {_lora_name(e.name): e for e in whole.entries if e.role in (Role.LORA_A, Role.LORA_B)}
+        self.layers = [
+            [
+                Pair(target, named[layer, target, "A"], named[layer, target, "B"])
+                for target in range(len(_PROJECTIONS))
+                if (layer, target, "A") in named
+            ]
+            for layer in range(num_layers)
+        ]
+        self.first_layer = min(layer for layer, pairs in enumerate(self.layers) if pairs)
+        head = {len(entry.shape): entry for entry in whole.entries if entry.role is Role.HEAD}
+        self.head, self.head_bias = head[2], head[1]
+        self._starts: list[tuple[int | None, list[int]]] = []  # of each layer in a row: its A, and each target's Bᵀ
+        places: list[Integers] = []
+        self.num_lora = 0
+        for pairs in self.layers:
+            down = self._append(places, [self._of(pair.down) for pair in pairs])
+            ups = [self._append(places, [np.ascontiguousarray(self._of(pair.up).T)]) for pair in pairs]
+            self._starts.append((down, [up for up in ups if up is not None]))
+        self.places = np.concatenate([np.zeros(0, np.int64), *places])
+
+    def trains(self, entry: Entry) -> bool:
+        return entry.name in self.columns
+
+    def view(self, flat: Tensor, entry: Entry) -> Tensor:
+        """An array's columns of [rows, P], as [rows, *shape]; a view."""
+        start = self.columns[entry.name]
+        return flat[:, start : start + entry.size].view(-1, *entry.shape)
+
+    def outputs(self, table: Tensor, layer: int) -> tuple[Tensor | None, list[Tensor]]:
+        """Where the backward pass leaves a layer's gradients in a table [N, Q]: A [N, m r, d], each Bᵀ [N, r, d]."""
+        pairs, (down, ups) = self.layers[layer], self._starts[layer]
+        d = pairs[0].down.shape[1]
+        of_down = None
+        if down is not None:
+            of_down = table[:, down : down + len(pairs) * pairs[0].down.size].view(len(table), -1, d)
+        of_ups = [
+            table[:, start : start + pair.up.size].view(len(table), -1, d)
+            for start, pair in zip(ups, pairs, strict=bool(ups))
+        ]
+        return of_down, of_ups
+
+    def _of(self, entry: Entry) -> Integers:
+        """The array's places in the flat vector, of its shape; none where it is not trained."""
+        if not self.trains(entry):
+            return np.zeros((0, 0), np.int64)
+        start = self.columns[entry.name]
+        return np.arange(start, start + entry.size).reshape(entry.shape)
+
+    def _append(self, places: list[Integers], arrays: Sequence[Integers]) -> int | None:
+        start, found = self.num_lora, [array.reshape(-1) for array in arrays]
+        size = sum(len(part) for part in found)
+        places += found
+        self.num_lora += size
+        return start if size else None
+
+
+class Weights:
+    """LoRA factors and head of K sites at one moment. frozen: arrays that are the same for all, [1, *shape]."""
+
+    def __init__(self, layout: Layout, flat: Tensor, frozen: Mapping[str, Tensor], scale: float) -> None:
+        self._layout, self._scale = layout, scale
+
+        def get(entry: Entry) -> Tensor:
+            return layout.view(flat, entry) if layout.trains(entry) else frozen[entry.name]
+
+        self._downs = [torch.cat([get(pair.down) for pair in pairs], 1) if pairs else None for pairs in layout.layers]
+        self._ups = [[get(pair.up) for pair in pairs] for pairs in layout.layers]
+        self._head, self._bias = get(layout.head), get(layout.head_bias)
+
+    def met(self, owners: Tensor | None, table: Tensor | None = None) -> "Met":
+        """As the rows of a batch meet them: row i those of site owners[i], or all of them those of the first.
+
+        table [N, Q]: where the backward pass leaves each row's gradient; None without one.
+        """
+
+        def of_rows(factor: Tensor) -> Tensor:
+            return factor[:1] if owners is None else factor if len(factor) == 1 else factor[owners]
+
+        layers: list[Factors | None] = []
+        for layer, (down, ups) in enumerate(zip(self._downs, self._ups, strict=True)):
+            if down is None:
+                layers.append(None)
+                continue
+            targets = tuple(pair.target for pair in self._layout.layers[layer])
+            out = (None, []) if table is None else self._layout.outputs(table, layer)
+            layers.append(Factors(of_rows(down), [of_rows(up) for up in ups], targets, self._scale, *out))
+        return Met(layers, of_rows(self._head), of_rows(self._bias))
+
+
+@dataclass(frozen=True)
+class Met:
+    """The weights that the rows of one batch meet: layers' factors; the head's weight [N, L, d] and bias [N, L], or
+    [1, ...] where all rows have the same."""
+
+    layers: Sequence[Factors | None]
+    head: Tensor
+    bias: Tensor
+
+    def logits(self, inputs: Tensor) -> Tensor:
+        """[N, L] of features [N, d]."""
+        if len(self.head) == 1:
+            return nn.functional.linear(inputs, self.head[0], self.bias[0])
+        return torch.baddbmm(self.bias.unsqueeze(2), self.head, inputs.unsqueeze(2)).squeeze(2)
+
+    def through_head(self, delta: Tensor) -> Tensor:
+        """∂ loss / ∂ features [N, d] of ∂ loss / ∂ logits [N, L]."""
+        if len(self.head) == 1:
+            return delta @ self.head[0]
+        return torch.bmm(delta.unsqueeze(1), self.head).squeeze(1)
+
+
+def _lora_name(name: str) -> tuple[int, int, str]:
+    """Layer, projection and side of a LoRA factor.
+
+    Raises: ValueError.
+    """
+    found = _LORA.search(name)
+    if found is None:
+        raise ValueError(f"Expected the name of a LoRA factor of a BERT, got {name!r}.")
+    return int(found[1]), _PROJECTIONS.index(found[2]), found[3]

@@ -1,0 +1,103 @@
+"""Units' gradients as a pass of the fused engine leaves them: a row of LoRA gradients for each window, and of the head
+only δ and x, whose outer product they would be.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from privet.client.fused.factors import Layout
+from privet.client.unit_gradients import Members
+from privet.common.examples import Integers
+
+_AT_ONCE = 2_000_000  # values of rows in float64
+
+
+@dataclass(frozen=True)
+class Passed:
+    """What passes left: `lora` [N, Q], `delta` [N, L] and `inputs` [N, d], float32; window i lies in row order[i]."""
+
+    lora: Tensor
+    delta: Tensor
+    inputs: Tensor
+    order: Integers
+
+    def without_what_is_not_finite(self) -> "Passed":
+        """Rows with such a value anywhere are zero everywhere; selected, not multiplied, since 0 · inf is not 0."""
+        parts = (self.lora, self.delta, self.inputs)
+        sums = torch.stack([part.sum(dim=1) for part in parts])
+        if bool(torch.isfinite(sums).all()):  # a sum that is finite has no other terms
+            return self
+        bad = ~torch.stack([torch.isfinite(part).all(dim=1) for part in parts]).all(dim=0).unsqueeze(1)
+        return Passed(*(torch.where(bad, torch.zeros_like(part), part) for part in parts), self.order)
+
+    def rows(self, layout: Layout) -> Tensor:
+        """The whole gradient of each window, float32 [windows, P], in the windows' order."""
+        order = torch.from_numpy(self.order)
+        rows = torch.empty(len(order), layout.size)
+        rows[:, torch.from_numpy(layout.places)] = self.lora[order]
+        delta, inputs = self.delta[order], self.inputs[order]
+        if layout.trains(layout.head):
+            torch.mul(delta.unsqueeze(2), inputs.unsqueeze(1), out=layout.view(rows, layout.head))
+        if layout.trains(layout.head_bias):
+            layout.view(rows, layout.head_bias).copy_(delta)
+        return rows
+
+
+class SingleWindows:
+    """Units of one window each: g_u is its row, and ‖g_u‖² = ‖LoRA's part‖² + ‖δ‖² (‖x‖² + 1).
+
+    All in float64, and an owner's sum is a function of its own units. What holds for `Outer` holds for the head: n
+    clipped terms, added in whatever order, are off by at most about n² 2^-53 C.
+    """
+
+    def __init__(self, passed: Passed, members: Members, layout: Layout) -> None:
+        self._passed, self._members, self._layout = passed.without_what_is_not_finite(), members, layout
+        self._lora_places = torch.from_numpy(layout.places)
+        self._trains = layout.trains(layout.head), layout.trains(layout.head_bias)
+
+    def norms(self) -> Tensor:
+        found = self._passed
+        step = max(1, _AT_ONCE // max(1, found.lora.shape[1]))
+        lora = [torch.linalg.vector_norm(part, dim=1, dtype=torch.float64) for part in found.lora.split(step)]
+        of_delta, of_input = (
+            torch.linalg.vector_norm(part, dim=1, dtype=torch.float64) for part in (found.delta, found.inputs)
+        )
+        weight, bias = (float(trains) for trains in self._trains)
+        of_head = of_delta * torch.sqrt(weight * of_input**2 + bias)
+        of_rows = torch.hypot(torch.cat(lora), of_head)[torch.from_numpy(found.order)]
+        norms = torch.zeros(self._members.num_units, dtype=torch.float64)
+        norms[torch.from_numpy(self._members.slots)] = of_rows
+        return norms
+
+    def weighted_sum(self, factors: Tensor) -> Tensor:
+        members, found, layout = self._members, self._passed, self._layout
+        total = torch.zeros(members.num_owners, layout.size, dtype=torch.float64)
+        of_windows = factors[torch.from_numpy(members.slots)]
+        lora = torch.zeros(members.num_owners, layout.num_lora, dtype=torch.float64)
+        for owner, start, end in self._parts():
+            rows, scale = torch.from_numpy(found.order[start:end]), of_windows[start:end]
+            lora[owner] += scale @ found.lora[rows].double()
+            scaled = found.delta[rows].double() * scale.unsqueeze(1)
+            mine = total[owner : owner + 1]
+            if self._trains[0]:
+                layout.view(mine, layout.head)[0].addmm_(scaled.T, found.inputs[rows].double())
+            if self._trains[1]:
+                layout.view(mine, layout.head_bias)[0].add_(scaled.sum(0))
+        total[:, self._lora_places] = lora
+        return total if members.owners is not None else total[0]
+
+    def _parts(self) -> Iterator[tuple[int, int, int]]:
+        """Owner, first and last + 1 of some windows of its units."""
+        members, most = self._members, max(1, _AT_ONCE // self._layout.size)
+        if not len(members.slots):
+            return
+        owners = np.zeros(len(members.slots), np.int64) if members.owners is None else members.owners[members.slots]
+        edges = np.flatnonzero(np.diff(owners, prepend=-1, append=-1)).tolist()
+        for first, last in pairwise(edges):
+            for start in range(first, last, most):
+                yield int(owners[start]), start, min(last, start + most)
