@@ -5,8 +5,8 @@ so: `reproducible` is True, and no site agent takes it. Both turn 64-bit words i
 and keep a stream for each, so that what one draws (the choices depend on records) never shifts another.
 
 Guarded against: forks that would share a key; seeds that would repeat the noise of another round; reading a sum off the
-low bits of its noised value. For the last, each secure normal is the sum of four (Holohan and Braghin 2021) and results lie on
-a public grid: mitigations, not proofs, for floating-point noise is not the accountant's exact Gaussian.
+low bits of its noised value. For the last, each secure normal is the sum of four (Holohan and Braghin 2021) and results
+lie on a public grid: mitigations, not proofs, for floating-point noise is not the accountant's exact Gaussian.
 """
 
 import hashlib
