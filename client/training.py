@@ -21,7 +21,7 @@ from privet.common.methods import method_for
 from privet.common.model import Classifier, build_classifier, load_tokenizer
 from privet.common.privacy.events import TrainEvent
 from privet.common.privacy.noise import NoiseSource
-from privet.common.tasks.classification import per_example_loss
+from privet.common.tasks.loss import per_example_loss
 from privet.common.tokens import tokenise
 
 

@@ -9,6 +9,8 @@ import hashlib
 import numpy as np
 
 from privet.common.adapter import AdapterSpec, Entry, Floats, Role
+from privet.common.config import Plan
+from privet.common.errors import ConfigError
 
 
 def uniform(entry: Entry, seed: int) -> Floats:
@@ -33,3 +35,17 @@ def initial_adapter(spec: AdapterSpec, seed: int) -> dict[str, Floats]:
         else np.zeros(entry.shape, np.float32)
         for entry in spec.entries
     }
+
+
+def derived_adapter(plan: Plan, spec: AdapterSpec) -> dict[str, Floats]:
+    """The adapter before the first round; its digest is in the first request. spec: the plan's.
+
+    Raises: ConfigError for a plan that starts from a trained one: only the server that has it can begin.
+    """
+    if plan.method.init is not None:
+        raise ConfigError(
+            "the plan starts from a trained adapter, which only `privet server` reads.",
+            where="method.init",
+            mend="leave the key out here.",
+        )
+    return initial_adapter(spec, plan.method.seed)

@@ -4,7 +4,6 @@
 features under one linear layer (as sentence-transformers: Reimers & Gurevych 2019).
 """
 
-import json
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,20 +14,30 @@ import torch
 from torch import Tensor, nn
 
 from privet.common.adapter import AdapterSpec, Arrays, Entry, Floats, Role
+from privet.common.architecture import (
+    LAST_LAYER,
+    check_length,
+    model_type,
+    read_architecture,
+    refuse_code,
+)
+from privet.common.architecture import TARGETS as _TARGETS
 from privet.common.base import base_digest, checked_base, resolve_base
 from privet.common.config import Plan
-from privet.common.errors import ConfigError, ModelError
-from privet.common.initial import initial_adapter
+from privet.common.errors import ModelError
+from privet.common.initial import derived_adapter, initial_adapter
 from privet.common.tokenizer_rules import plain_tokenizer
 
-__all__ = ["Classifier", "base_digest", "build_classifier", "checked_base", "load_tokenizer", "resolve_base"]
+__all__ = [
+    "Classifier",
+    "base_digest",
+    "build_classifier",
+    "checked_base",
+    "load_tokenizer",
+    "model_type",
+    "resolve_base",
+]
 
-_TARGETS = {
-    "bert": {"query": "query", "key": "key", "value": "value"},
-    "roberta": {"query": "query", "key": "key", "value": "value"},
-    "distilbert": {"query": "q_lin", "key": "k_lin", "value": "v_lin"},
-}
-_LAST_LAYER = {"bert": "classifier", "roberta": "classifier.out_proj", "distilbert": "classifier"}
 _NEW_MODULES = {"bert": [], "roberta": [], "distilbert": ["pre_classifier"]}  # besides the classifier
 # Dropout is off everywhere: it adds noise that buys no privacy, and one step must be a function of data and plan.
 _NO_DROPOUT = {
@@ -45,7 +54,7 @@ class Classifier(nn.Module):
         super().__init__()
         self.plan, self.encoder, self.head = plan, encoder, head
         self.model_type = kind
-        last = _LAST_LAYER[kind]
+        last = LAST_LAYER[kind]
         self._parameters_by_name: dict[str, nn.Parameter] = {}
         entries = []
         for full, parameter in self.named_parameters():
@@ -112,7 +121,7 @@ class Classifier(nn.Module):
         """The linear layer that yields the logits."""
         if self.head is not None:
             return self.head
-        weight = self._parameters_by_name[f"{_LAST_LAYER[self.model_type]}.weight"]
+        weight = self._parameters_by_name[f"{LAST_LAYER[self.model_type]}.weight"]
         return next(m for m in self.encoder.modules() if isinstance(m, nn.Linear) and m.weight is weight)
 
     def _last_layer_input(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
@@ -143,46 +152,12 @@ def canonical_name(full: str) -> str:
     return name.replace(".modules_to_save.default", "").replace(".original_module", "").replace(".default.", ".")
 
 
-def model_type(folder: Path) -> str:
-    """The architecture, one of those that work here.
-
-    Raises: ModelError.
-    """
-    try:
-        kind = str(json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type"))
-    except (OSError, ValueError, AttributeError) as error:
-        raise ModelError(
-            f"config.json cannot be read ({error}).", where=str(folder), mend="copy the model again."
-        ) from None
-    if kind not in _TARGETS:
-        raise ModelError(
-            f"a model of type {kind!r}.", where=str(folder), mend=f"use one of {', '.join(sorted(_TARGETS))}."
-        )
-    return kind
-
-
-def _refuse_code(folder: Path) -> None:
-    """A base is data: what makes the library choose other code, or merge other weights in, is refused.
-
-    Raises: ModelError.
-    """
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    found = [key for key in ("auto_map", "quantization_config") if config.get(key)]
-    found += [name for name in ("adapter_config.json",) if (folder / name).exists()]
-    if found:
-        raise ModelError(
-            f"it has {found[0]}, by which a base would choose code or other weights.",
-            where=str(folder),
-            mend="use a plain encoder in safetensors.",
-        )
-
-
 def load_tokenizer(folder: Path) -> Any:
     """The base's fast tokenizer, from local files only, of plain parts alone.
 
     Raises: ModelError.
     """
-    _refuse_code(folder)
+    refuse_code(folder)
     return plain_tokenizer(folder)
 
 
@@ -195,20 +170,9 @@ def build_classifier(plan: Plan, folder: Path) -> Classifier:
     from peft import LoraConfig, get_peft_model
 
     kind = model_type(folder)
-    _refuse_code(folder)
+    refuse_code(folder)
     config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    longest = config.max_position_embeddings
-    if kind == "roberta":  # its positions are counted from pad_token_id + 1
-        pad = config.pad_token_id
-        if not isinstance(pad, int) or pad < 0:
-            raise ModelError("it has no padding token.", where=str(folder), mend="give it one in config.json.")
-        longest -= pad + 1
-    if plan.task.max_length > longest:
-        raise ModelError(
-            f"max_length {plan.task.max_length} exceeds the base's {longest} positions.",
-            where="task.max_length",
-            mend=f"set at most {longest}.",
-        )
+    check_length(plan, read_architecture(folder), folder)
     settings: dict[str, Any] = dict(
         local_files_only=True,
         trust_remote_code=False,
@@ -298,12 +262,6 @@ class _quiet_loading:
 def initial_arrays(classifier: Classifier) -> Mapping[str, Floats]:
     """The adapter before the first round; its digest is in the first request.
 
-    Raises: ConfigError for a plan that starts from a trained one: only the server that has it can begin.
+    Raises: ConfigError for a plan that starts from a trained one.
     """
-    if classifier.plan.method.init is not None:
-        raise ConfigError(
-            "the plan starts from a trained adapter, which only `privet server` reads.",
-            where="method.init",
-            mend="leave the key out here.",
-        )
-    return initial_adapter(classifier.spec, classifier.plan.method.seed)
+    return derived_adapter(classifier.plan, classifier.spec)

@@ -96,15 +96,15 @@ def check_files(folder: Path) -> None:
         if path.is_file() and path.stat().st_size > MAX_FILE:
             _refuse(path, f"it has more than {MAX_FILE // 2**20} MiB")
     for name, known in (("tokenizer_config.json", _SETTINGS), ("special_tokens_map.json", frozenset(_SPECIAL))):
-        settings = _read(folder / name)
+        settings = read_object(folder / name)
         for key, value in settings.items():
             if key not in known or (key in _EMPTY and value):
                 _refuse(folder / name, f"setting {_short(key)}", "remove this setting, or use a plain encoder")
         _check_class(settings, folder / name)
-    _check_class(_read(folder / "config.json"), folder / "config.json")
+    _check_class(read_object(folder / "config.json"), folder / "config.json")
     path = folder / "tokenizer.json"
     if path.is_file():
-        check_pipeline(_read(path), path)
+        check_pipeline(read_object(path), path)
     elif not (folder / "vocab.txt").is_file() and not all((folder / n).is_file() for n in ("vocab.json", "merges.txt")):
         _refuse(path, "there is no such file, nor vocab.txt, nor vocab.json with merges.txt")
     elif any(folder.glob("*.model")) or (folder / "tekken.json").exists():
@@ -236,7 +236,7 @@ def _check_depth(document: object, path: Path) -> None:
         _refuse(path, f"it is nested more than {MAX_DEPTH} deep")
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
     """The object in a JSON file; empty where there is no such file."""
     if not path.is_file():
         return {}

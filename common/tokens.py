@@ -1,12 +1,13 @@
 """Texts to windows of token ids, by a tokenizer that came with the base that a server named."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from privet.common.examples import UNKNOWN, Integers, TokenExamples, Units, Windows
+if TYPE_CHECKING:
+    from privet.common.examples import Integers, TokenExamples
 
 _TEXTS_AT_ONCE = 2048
 _CHARACTERS_AT_ONCE = 2**21  # the tokenizer needs some hundred bytes for each
@@ -16,8 +17,8 @@ _LEAST_CHARACTERS = 4096
 
 def tokenise(
     texts: Sequence[str],
-    labels: Integers,
-    units: Integers,
+    labels: "Integers",
+    units: "Integers",
     num_units: int,
     tokenizer: Any,
     buckets: Sequence[int],
@@ -25,17 +26,38 @@ def tokenise(
     *,
     windows: int = 1,
     stride: int = 0,
-) -> TokenExamples:
+) -> "TokenExamples":
     """Tokenise once. A text over the last bucket's length is read in its first `windows` windows of that length, which
     share `stride` tokens; what lies beyond them is cut off, `character_limit` first of all.
 
     The tokenizer is not to be trusted: a record that it fails on, or for which it gives ids outside the `vocabulary`,
     becomes one padding token with no label. No record can raise.
     """
-    longest = buckets[-1]
+    from privet.common.examples import UNKNOWN, TokenExamples, Units, Windows  # with torch; the rest needs none
+
+    pad = padding(tokenizer, vocabulary)
+    ids, counts, usable = token_rows(texts, tokenizer, pad, buckets[-1], vocabulary, windows=windows, stride=stride)
+    labels = np.where(usable, labels, UNKNOWN)
+    return TokenExamples(ids, labels, Units(units, num_units), buckets, pad, Windows(counts))
+
+
+def padding(tokenizer: Any, vocabulary: int | None) -> int:
+    """The id that fills rows up."""
     pad = int(tokenizer.pad_token_id or 0)
-    if vocabulary is not None and not 0 <= pad < vocabulary:
-        pad = 0
+    return 0 if vocabulary is not None and not 0 <= pad < vocabulary else pad
+
+
+def token_rows(
+    texts: Sequence[str],
+    tokenizer: Any,
+    pad: int,
+    longest: int,
+    vocabulary: int | None = None,
+    *,
+    windows: int = 1,
+    stride: int = 0,
+) -> tuple[list[NDArray[np.int32]], NDArray[np.int64], NDArray[np.bool_]]:
+    """The ids of every window, text after text; how many windows each text has; and whether it is usable."""
     ids: list[NDArray[np.int32]] = []
     usable = np.ones(len(texts), bool)
     counts = np.ones(len(texts), np.int64)
@@ -49,8 +71,7 @@ def tokenise(
                 ids += [row.astype(np.int32) for row in rows]
             else:
                 ids.append(np.array([pad], np.int32))
-    labels = np.where(usable, labels, UNKNOWN)
-    return TokenExamples(ids, labels, Units(units, num_units), buckets, pad, Windows(counts))
+    return ids, counts, usable
 
 
 def character_limit(longest: int, windows: int) -> int:

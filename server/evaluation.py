@@ -1,18 +1,20 @@
 """Judging the global adapter on text that anyone may see."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from privet.common.adapter import Arrays
 from privet.common.config import Plan, PublicData
 from privet.common.errors import DataError
-from privet.common.examples import Examples
-from privet.common.inference import frozen_features, record_logits
-from privet.common.model import Classifier
 from privet.common.tables import read_columns
 from privet.common.tasks.classification import PublicMetrics, public_metrics
 from privet.common.tokens import tokenise
+
+if TYPE_CHECKING:
+    from privet.common.examples import Examples
+    from privet.common.model import Classifier
 
 
 def load_public(data: PublicData, labels: Sequence[str]) -> tuple[list[str], list[int]]:
@@ -46,12 +48,14 @@ class PublicEvaluator:
     def __init__(
         self,
         plan: Plan,
-        classifier: Classifier,
+        classifier: "Classifier",
         tokenizer: object,
         texts: Sequence[str],
         truth: Sequence[int],
         frozen: bool,
     ) -> None:
+        from privet.common.inference import frozen_features
+
         self._plan, self._classifier = plan, classifier
         self._truth = np.asarray(truth, np.int64)
         units = np.arange(len(texts))
@@ -61,5 +65,7 @@ class PublicEvaluator:
 
     def __call__(self, arrays: Arrays) -> PublicMetrics:
         """Metrics of the adapter `arrays` on the public file."""
+        from privet.common.inference import record_logits
+
         self._classifier.write(arrays)
         return public_metrics(record_logits(self._classifier, self._examples), self._truth, self._plan.task.labels)

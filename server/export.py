@@ -11,17 +11,20 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tomli_w
-import torch
 
 from privet.common import adapter
 from privet.common.base import TOKENIZER_FILES
 from privet.common.config import Plan
 from privet.common.errors import ModelError, RunError
-from privet.common.model import Classifier, load_tokenizer
+
+if TYPE_CHECKING:
+    import torch
+
+    from privet.common.model import Classifier
 
 __all__ = ["export_adapter", "export_sentence_transformers", "plan_toml"]
 
@@ -29,7 +32,7 @@ _SENTENCE_TRANSFORMERS = "sentence_transformers.models."  # the module path that
 
 
 def export_adapter(
-    classifier: Classifier, base: Path, folder: Path, *, documents: Mapping[str, str] | None = None
+    classifier: "Classifier", base: Path, folder: Path, *, documents: Mapping[str, str] | None = None
 ) -> None:
     """Write the present weights as plain PEFT files into `folder`, replacing what is there.
 
@@ -65,7 +68,7 @@ def export_adapter(
 
 
 def export_sentence_transformers(
-    classifier: Classifier, base: Path, folder: Path, *, documents: Mapping[str, str] | None = None
+    classifier: "Classifier", base: Path, folder: Path, *, documents: Mapping[str, str] | None = None
 ) -> None:
     """Write a folder for `sentence_transformers.SentenceTransformer(folder)`, whose `encode` gives the logits [N, L].
 
@@ -77,6 +80,8 @@ def export_sentence_transformers(
 
     Raises: ModelError unless the plan pools by mean; RunError when the folder cannot be written.
     """
+    import torch
+
     plan, head = classifier.plan, classifier.head
     if head is None:
         raise ModelError(
@@ -161,7 +166,7 @@ def plan_toml(plan: Plan) -> str:
     return f"# plan {plan.digest}\n" + tomli_w.dumps(plan.model_dump(mode="json"))
 
 
-def _numpy(tensors: Mapping[str, torch.Tensor]) -> dict[str, adapter.Floats]:
+def _numpy(tensors: Mapping[str, "torch.Tensor"]) -> dict[str, adapter.Floats]:
     return {name: tensor.detach().cpu().numpy().astype(np.float32) for name, tensor in tensors.items()}
 
 
@@ -182,6 +187,8 @@ def _stored_names(base: Path) -> set[str]:
 
 def _copy_tokenizer(base: Path, folder: Path) -> None:
     """Copy the tokenizer's files; its class is written in where only the base's config.json tells it."""
+    from privet.common.model import load_tokenizer
+
     for name in TOKENIZER_FILES:
         if (base / name).is_file():
             shutil.copyfile(base / name, folder / name)

@@ -7,13 +7,12 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from privet.common.adapter import Arrays, digest
 from privet.common.config import Plan
 from privet.common.errors import ConfigError, RunError
 from privet.common.live import Event
-from privet.common.model import Classifier
 from privet.common.privacy.statement import Statement
 from privet.server.asked import Asked, save_asked
 from privet.server.card import model_card, privacy_json
@@ -21,6 +20,9 @@ from privet.server.checkpoint import Checkpoint, save_checkpoint, write_durably
 from privet.server.export import export_adapter, export_sentence_transformers, plan_toml
 from privet.server.judgement import kept_round
 from privet.server.report import report_html
+
+if TYPE_CHECKING:
+    from privet.common.model import Classifier
 
 
 class RunFolder:
@@ -83,7 +85,7 @@ class RunFolder:
 
     def finish(
         self,
-        classifier: Classifier,
+        classifier: "Classifier",
         base: Path,
         arrays: Arrays,
         *,

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from privet.client.split import point, split_key, taken, trains
 from privet.common.config import SimulationSpec
 from privet.common.errors import ConfigError, DataError
-from privet.common.examples import UNKNOWN
 from privet.common.tables import read_columns
+from privet.common.tasks.counts import UNKNOWN
 from privet.simulations.partition import partition
 
 Integers = NDArray[np.int64]

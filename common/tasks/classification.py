@@ -1,12 +1,10 @@
-"""Single-label classification: per-example loss, the metrics of a public file, and those of noised counts."""
+"""Single-label classification: the metrics of a public file, and those of noised counts."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from privet.common.tasks.counts import (
     Estimate,
@@ -25,18 +23,10 @@ __all__ = [
     "exact_accuracy",
     "noised_metrics",
     "num_cells",
-    "per_example_loss",
     "predicted_standard_error",
     "public_metrics",
     "unit_cells",
 ]
-
-
-def per_example_loss(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-    """Cross-entropy of each row [N], times its weight (0 for a dummy row). Never averaged over the batch: a mean
-    would let one record's presence rescale the others' gradients."""
-    losses = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
-    return torch.where(weights > 0, losses, torch.zeros_like(losses))
 
 
 @dataclass(frozen=True)
@@ -55,19 +45,27 @@ class PublicMetrics:
 
 
 def public_metrics(logits: NDArray[np.float32], truth: NDArray[np.int64], labels: Sequence[str]) -> PublicMetrics:
-    """Accuracy, macro F1, mean loss, recall by label and the confusion matrix of logits [N, L] on public text."""
-    from sklearn.metrics import confusion_matrix, f1_score, recall_score
+    """Accuracy, macro F1, mean loss, recall by label and the confusion matrix of logits [N, L] on public text.
 
+    A label's recall, and its F1, is 0 where there is nothing to divide by.
+    """
+    num_labels = len(labels)
     predicted = logits.argmax(1)
-    classes = range(len(labels))
     shifted = logits - logits.max(1, keepdims=True)
     log_p = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
-    recall = recall_score(truth, predicted, labels=list(classes), average=None, zero_division=0.0)
+    confusion = np.bincount(truth * num_labels + predicted, minlength=num_labels**2).reshape(num_labels, num_labels)
+    hits, actual, said = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
+    recall = _ratio(hits, actual)
     return PublicMetrics(
         accuracy=float((predicted == truth).mean()),
-        macro_f1=float(f1_score(truth, predicted, labels=list(classes), average="macro", zero_division=0.0)),
+        macro_f1=float(_ratio(2 * hits, actual + said).mean()),
         loss=float(-log_p[np.arange(len(truth)), truth].mean()),
         num_records=len(truth),
         recall=dict(zip(labels, map(float, recall), strict=True)),
-        confusion=confusion_matrix(truth, predicted, labels=list(classes)).tolist(),
+        confusion=confusion.tolist(),
     )
+
+
+def _ratio(part: NDArray[np.int64], whole: NDArray[np.int64]) -> NDArray[np.float64]:
+    """part / whole, 0 where both are 0."""
+    return np.divide(part, whole, out=np.zeros(len(whole)), where=whole != 0)

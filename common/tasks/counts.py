@@ -160,7 +160,7 @@ def noised_metrics(
 def _share(right: float, wrong: float, num_cells: tuple[int, int], variance: float) -> Estimate | None:
     """right / (right + wrong), held within [0, 1]; sums over `num_cells` cells each."""
     total = right + wrong
-    if total <= 0 or total <= _LEAST * math.sqrt(sum(num_cells) * variance):
+    if total < 1 / _GRID or total <= _LEAST * math.sqrt(sum(num_cells) * variance):  # less than a part of one unit
         return None
     share = min(1.0, max(0.0, right / total))
     noise = math.sqrt(((1 - share) ** 2 * num_cells[0] + share**2 * num_cells[1]) * variance) / total

@@ -17,7 +17,7 @@ from privet.client.training import RoundTrainer
 from privet.client.unit_gradients import Members, Outer
 from privet.common.adapter import AdapterSpec, Entry, Role
 from privet.common.examples import UNKNOWN, Batch, FeatureExamples, Units
-from privet.common.tasks.classification import per_example_loss
+from privet.common.tasks.loss import per_example_loss
 from tests.client.trainer_cases import TEXTS, UNITS, Everyone, event_of, hostile
 from tests.tiny_models import tiny_base, tiny_plan
 

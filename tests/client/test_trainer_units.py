@@ -19,7 +19,7 @@ from privet.client.training import RoundTrainer
 from privet.common.adapter import AdapterSpec, Entry, Role
 from privet.common.examples import Batch, FeatureExamples, Integers, TokenExamples, Units, Windows
 from privet.common.privacy.noise import SeededNoise
-from privet.common.tasks.classification import per_example_loss
+from privet.common.tasks.loss import per_example_loss
 from tests.client.trainer_cases import TEXTS, UNITS, Everyone, engine_of, event_of, spec_of
 from tests.tiny_models import tiny_base, tiny_plan
 

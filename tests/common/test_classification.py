@@ -227,6 +227,15 @@ def test_whatever_sites_send_can_be_told(release: Release, data: st.DataObject) 
     assert set(told) >= {"accuracy", "error", "noise_error", "sampling_error", "noise_share", "num_units", "recall"}
 
 
+@pytest.mark.parametrize("release", RELEASES)
+def test_less_than_a_part_of_a_unit_tells_nothing(release: Release) -> None:
+    cells = np.zeros(num_cells(release, L))
+    cells[-1] = 5e-324
+    told = noised_metrics(release, cells, 0.0, LABELS)
+    assert told.accuracy is None
+    json.dumps(told.to_json(), allow_nan=False)
+
+
 def test_the_exact_accuracy_of_each_release_agrees() -> None:
     for release in RELEASES:
         assert exact_accuracy(release, _truth(release, 0.7, 300), L) == pytest.approx(0.7)

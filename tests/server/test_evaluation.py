@@ -6,13 +6,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn import metrics
 
 from privet.common.config import PublicData
 from privet.common.errors import DataError
 from privet.common.model import load_tokenizer
-from privet.common.tasks.classification import per_example_loss, public_metrics
+from privet.common.tasks.classification import public_metrics
+from privet.common.tasks.loss import per_example_loss
 from privet.server.evaluation import PublicEvaluator, load_public
 from tests.tiny_models import tiny_base, tiny_plan, trained
 
@@ -41,6 +44,23 @@ def test_metrics_are_scikit_learns() -> None:
     assert found.recall == pytest.approx({label: report[label]["recall"] for label in "abcd"})
     assert found.confusion == metrics.confusion_matrix(truth, predicted, labels=[0, 1, 2, 3]).tolist()
     assert found.num_records == 200
+
+
+@given(
+    rows=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=30),
+    num_labels=st.integers(4, 6),
+)
+def test_metrics_of_any_answers_are_scikit_learns(rows: list[tuple[int, int]], num_labels: int) -> None:
+    """Also where labels are never true, never said, or neither."""
+    truth, predicted = (np.array(column) for column in zip(*rows, strict=True))
+    labels = [f"label {i}" for i in range(num_labels)]
+    found = public_metrics(np.eye(num_labels, dtype=np.float32)[predicted], truth, labels)
+    every: Any = {"labels": list(range(num_labels)), "zero_division": 0.0}
+    assert found.accuracy == metrics.accuracy_score(truth, predicted)
+    assert found.macro_f1 == pytest.approx(metrics.f1_score(truth, predicted, average="macro", **every), abs=1e-15)
+    assert list(found.recall.values()) == metrics.recall_score(truth, predicted, average=None, **every).tolist()
+    assert found.confusion == metrics.confusion_matrix(truth, predicted, labels=every["labels"]).tolist()
+    assert list(found.recall) == labels
 
 
 def test_metrics_by_hand() -> None:

@@ -86,6 +86,21 @@ def test_iid_deals_out_shuffled_units_evenly(corpus: Corpus) -> None:
     assert all(len({corpus.site[row] for row in rows}) == 4 for rows in sites)
 
 
+@settings(max_examples=25)
+@given(num_units=st.integers(1, 60), seed=st.integers(0, 3), data=st.data())
+def test_iid_is_flowers_over_a_shuffled_order(num_units: int, seed: int, data: st.DataObject) -> None:
+    import datasets
+    from flwr_datasets.partitioner import IidPartitioner
+
+    num_sites = data.draw(st.integers(1, num_units))
+    partitioner = IidPartitioner(num_partitions=num_sites)
+    order = np.random.Generator(np.random.Philox(seed)).permutation(num_units)
+    partitioner.dataset = datasets.Dataset.from_dict({"row": order})
+    theirs = [sorted(partitioner.load_partition(site)["row"][:]) for site in range(num_sites)]
+    sites = partition("iid", labels=["x"] * num_units, columns={}, units=None, num_sites=num_sites, seed=seed)
+    assert [rows.tolist() for rows in sites] == theirs
+
+
 @pytest.mark.parametrize("spec", ["iid", "dirichlet:0.3"])
 def test_a_thousand_sites(corpus: Corpus, spec: str) -> None:
     sites = split(corpus, spec, 1000)
@@ -152,8 +167,10 @@ def test_blank_values_are_told_by_row() -> None:
 
 def test_missing_library_names_the_mend(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "flwr_datasets", None)
-    with pytest.raises(ConfigError, match=r'pip install "privet\[simulation\]"'):
-        split(corpus, "iid", 2)
+    for spec in ("dirichlet:1", "column:site"):
+        with pytest.raises(ConfigError, match=r'pip install "privet\[simulation\]"'):
+            split(corpus, spec, 4)
+    assert len(split(corpus, "iid", 2)) == 2  # needs none
 
 
 def test_nothing_is_written_or_shown(tmp_path: Path) -> None:
