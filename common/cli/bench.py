@@ -1,6 +1,7 @@
 """`privet bench`: what privet costs on this machine."""
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -9,6 +10,15 @@ from privet.common.cli.options import AsJson
 from privet.common.cli.output import emit
 
 app = typer.Typer(help="Measure what privet costs on this machine.", no_args_is_help=True, rich_markup_mode=None)
+
+Preset = Annotated[str, typer.Option("--preset", help="The model and its work: tiny (2 layers, 128 wide) or minilm.")]
+Data = Annotated[
+    Path | None,
+    typer.Option("--data", help="A CSV, JSON lines or Parquet file with text and label.", show_default="generated"),
+]
+Arms = Annotated[
+    list[str] | None, typer.Option("--arm", help="Measure this arm beside the reference; may be repeated.")
+]
 
 
 @app.callback()
@@ -55,3 +65,77 @@ def transport(
         on_step=lambda text: print(text, file=sys.stderr, flush=True),
     )
     emit(found.to_json(), found.lines(), as_json)
+
+
+@app.command("step")
+def step(
+    preset: Preset = "tiny",
+    data: Data = None,
+    text: Annotated[
+        str, typer.Option(help="fixed: rows of full length; ragged: the texts as they are, cut off at that length.")
+    ] = "fixed",
+    max_length: Annotated[int, typer.Option(min=8, max=512, help="Tokens of a row, at most.")] = 64,
+    batch: Annotated[int, typer.Option(min=1, help="Rows of a step.")] = 32,
+    repeats: Annotated[int, typer.Option(min=1, help="Turns of each arm that are timed.")] = 5,
+    steps: Annotated[int, typer.Option(min=0, help="Steps of a turn.", show_default="the preset's")] = 0,
+    arms: Arms = None,
+    as_json: AsJson = False,
+) -> None:
+    """One step of training: PEFT without privacy, Opacus, privet's engines; each a process of one thread, by turns."""
+    from privet.common.cli.run import stopped_by_signal
+    from privet.simulations.bench.step import bench_step
+
+    with stopped_by_signal():
+        found = bench_step(
+            preset,
+            data,
+            text=text,
+            max_length=max_length,
+            batch=batch,
+            repeats=repeats,
+            steps=steps,
+            arms=arms or (),
+            on_step=_tell,
+        )
+    emit(found.to_json(), found.lines(), as_json)
+
+
+@app.command("simulation")
+def simulation(
+    preset: Preset = "tiny",
+    data: Data = None,
+    sites: Annotated[int, typer.Option(min=0, help="Virtual sites.", show_default="the preset's")] = 0,
+    cohort: Annotated[int, typer.Option(min=0, help="Sites of a round.", show_default="the preset's")] = 0,
+    local_steps: Annotated[int, typer.Option("--steps", min=1, help="Local steps of an update.")] = 4,
+    batch: Annotated[int, typer.Option(min=1, help="Rows that a step draws, expected.")] = 8,
+    max_length: Annotated[int, typer.Option(min=8, max=512, help="Tokens of a row, at most.")] = 64,
+    epsilon: Annotated[float, typer.Option(min=1e-3, help="Of each site; inf for none.")] = 8.0,
+    rounds: Annotated[int, typer.Option(min=2, help="Rounds of a run; the first is not timed.")] = 4,
+    repeats: Annotated[int, typer.Option(min=1, help="Runs of each arm.")] = 3,
+    arms: Arms = None,
+    as_json: AsJson = False,
+) -> None:
+    """Whole simulations in fresh processes beside a bare Opacus loop: cost of a client's update, start-up, memory."""
+    from privet.common.cli.run import stopped_by_signal
+    from privet.simulations.bench.simulation import bench_simulation
+
+    with stopped_by_signal():
+        found = bench_simulation(
+            preset,
+            data,
+            sites=sites,
+            cohort=cohort,
+            local_steps=local_steps,
+            batch=batch,
+            max_length=max_length,
+            epsilon=epsilon,
+            rounds=rounds,
+            repeats=repeats,
+            arms=arms or (),
+            on_step=_tell,
+        )
+    emit(found.to_json(), found.lines(), as_json)
+
+
+def _tell(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
