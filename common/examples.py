@@ -155,23 +155,64 @@ class TokenExamples:
         pad: int,
         windows: Windows | None = None,
     ) -> None:
-        self.labels, self.units, self.pad = labels, units, pad
-        self.windows = windows or Windows(np.ones(len(ids), np.int64))
-        lengths = np.array([len(row) for row in ids], np.int64)
-        self.bucket_of = np.searchsorted(np.asarray(buckets), lengths)  # the shortest that holds the window
+        starts = np.cumsum([0] + [len(row) for row in ids])
+        flat = np.concatenate([np.zeros(0, np.int32), *ids])
+        self._lay_out(flat, starts, labels, units, buckets, pad, windows or Windows(np.ones(len(ids), np.int64)))
+
+    @classmethod
+    def of(
+        cls,
+        ids: NDArray[np.int32],
+        starts: Integers,
+        labels: Integers,
+        units: Units,
+        buckets: Sequence[int],
+        pad: int,
+        windows: Windows,
+    ) -> "TokenExamples":
+        """The same from the ids of all windows one after the other: window w is ids[starts[w]:starts[w + 1]]."""
+        made = cls.__new__(cls)
+        made._lay_out(ids, starts, labels, units, buckets, pad, windows)
+        return made
+
+    def _lay_out(
+        self,
+        flat: NDArray[np.int32],
+        starts: Integers,
+        labels: Integers,
+        units: Units,
+        buckets: Sequence[int],
+        pad: int,
+        windows: Windows,
+    ) -> None:
+        self.labels, self.units, self.pad, self.windows = labels, units, pad, windows
         self.buckets = tuple(buckets)
-        self._key = np.array([_content_key(row) for row in ids], np.uint64)
-        self._row = np.zeros(len(ids), np.int64)
+        lengths = np.diff(starts)
+        self.bucket_of = np.searchsorted(np.asarray(buckets), lengths)  # the shortest that holds the window
+        self._row = np.zeros(len(lengths), np.int64)
         self._ids: list[NDArray[np.int32]] = []
         self._lengths: list[Integers] = []
+        self._keys: list[NDArray[np.uint64]] = []  # none before they are asked for; shared by all views
         for index, length in enumerate(buckets):
             members = np.flatnonzero(self.bucket_of == index)
+            own = lengths[members]
             matrix = np.full((len(members), length), pad, np.int32)
-            for row, window in enumerate(members.tolist()):
-                matrix[row, : len(ids[window])] = ids[window]
+            rows = np.repeat(np.arange(len(members)), own)
+            columns = np.arange(int(own.sum())) - np.repeat(np.cumsum(own) - own, own)
+            matrix[rows, columns] = flat[np.repeat(starts[members], own) + columns]
             self._row[members] = np.arange(len(members))
             self._ids.append(matrix)
-            self._lengths.append(lengths[members])
+            self._lengths.append(own)
+
+    @property
+    def _key(self) -> NDArray[np.uint64]:
+        """Of each window: a hash of its ids."""
+        if not self._keys:
+            keys = np.zeros(len(self.bucket_of), np.uint64)
+            for window, (bucket, row) in enumerate(zip(self.bucket_of.tolist(), self._row.tolist(), strict=True)):
+                keys[window] = _content_key(self._ids[bucket][row, : self._lengths[bucket][row]])
+            self._keys.append(keys)
+        return self._keys[0]
 
     def batches(self, windows: Integers, num_rows: int = TRAINING_ROWS) -> Iterator[Batch]:
         for bucket, length in enumerate(self.buckets):
