@@ -1,0 +1,96 @@
+"""One site after the other, by the very trainer of a site's agent: the reference that faster work is held to."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from privet.client.evaluation import exact_cells
+from privet.client.training import RoundTrainer
+from privet.common.adapter import AdapterSpec, Arrays, Floats
+from privet.common.base import checked_base
+from privet.common.examples import UNKNOWN, Examples, FeatureExamples, Integers, TokenExamples, Units, Windows
+from privet.common.inference import frozen_features, record_logits
+from privet.common.privacy.noise import SeededNoise
+from privet.simulations.engines.store import Part, Store
+from privet.simulations.engines.work import Recipe, Run
+
+
+class SequentialWork:
+    """A `Work`; see work.py."""
+
+    def __init__(self, recipe: Recipe, store: Store) -> None:
+        plan = recipe.plan
+        self._plan, self._store = plan, store
+        self._trainer = RoundTrainer(plan, recipe.base or checked_base(plan.model.base, plan.model.sha256))
+        self._run: Run | None = None
+
+    @property
+    def spec(self) -> AdapterSpec:
+        return self._trainer.spec
+
+    @property
+    def words(self) -> str:
+        return "opacus, one site after the other" if not self._trainer.frozen_features else "last layer, float64"
+
+    def begin(self, run: Run) -> None:
+        self._run = run
+
+    def hold(self, arrays: Arrays) -> None:
+        self._trainer.classifier.write(arrays)
+
+    def train(self, round: int, sites: Sequence[int], start: Floats) -> Floats:
+        assert self._run is not None
+        trainable = self._trainer.method.trainable(self.spec, round)
+        updates = np.empty((len(sites), trainable.size), np.float32)
+        for row, site in enumerate(sites):
+            weights = trainable.unflatten(start if start.ndim == 1 else start[row])
+            noise = SeededNoise(self._run.seed, self._store.name(site), round)
+            event = self._run.event(site, self._plan)
+            update = self._trainer.update(weights, self._examples(self._store.train, site), round, event, noise)
+            updates[row] = trainable.flatten(update)
+        return updates
+
+    def cells(self, number: int, sites: Sequence[int], arrays: Floats) -> NDArray[np.float64]:
+        release = self._plan.evaluation.release
+        assert release != "none"
+        named = self.spec.unflatten(arrays)
+        return np.stack(
+            [exact_cells(self._trainer, named, self._examples(self._store.validation, site), release) for site in sites]
+        )
+
+    def logits(self, arrays: Floats, records: range) -> Floats:
+        first = self._store.public_start + records.start
+        rows = np.arange(first, first + len(records))
+        self._trainer.classifier.write(self.spec.unflatten(arrays))
+        return record_logits(self._trainer.classifier, self._of(rows, np.arange(len(rows)), len(rows)))
+
+    def features(self, windows: range) -> Floats:
+        nobody = np.zeros(len(windows), np.int64)
+        tokens = self._tokens(np.arange(windows.start, windows.stop), nobody, Units(nobody, 1), Windows(nobody + 1))
+        found = frozen_features(self._trainer.classifier, tokens)
+        table: Floats = found.features.numpy().copy()
+        table[found.labels == UNKNOWN] = np.nan
+        return table
+
+    def _examples(self, part: Part, site: int) -> Examples:
+        rows, units, num_units = part.of(site)
+        return self._of(rows.astype(np.int64), units.astype(np.int64), num_units)
+
+    def _of(self, rows: Integers, units: Integers, num_units: int) -> Examples:
+        """These records of the store, as an agent has its own."""
+        store = self._store
+        first = store.record_start[rows]
+        windows = Windows(store.record_start[rows + 1] - first)
+        numbers = np.arange(int(windows.start[-1])) + np.repeat(first - windows.start[:-1], windows.counts)
+        labels, grouped = store.labels[rows].astype(np.int64), Units(units, num_units)
+        if self._trainer.frozen_features:
+            assert store.features is not None
+            return FeatureExamples(torch.from_numpy(store.features[numbers]), labels, grouped, windows)
+        return self._tokens(numbers, labels, grouped, windows)
+
+    def _tokens(self, numbers: Integers, labels: Integers, units: Units, windows: Windows) -> TokenExamples:
+        starts = self._store.window_start
+        ids = [self._store.ids[starts[number] : starts[number + 1]] for number in numbers.tolist()]
+        return TokenExamples(ids, labels, units, self._plan.task.buckets, self._store.pad, windows)
