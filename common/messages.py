@@ -140,6 +140,11 @@ def to_record(message: Message) -> RecordDict:
     return carry(_canonical(message.body), message.arrays)
 
 
+def reply_text(body: ReplyBody) -> str:
+    """A reply's body as `to_record` writes it: for many replies that differ in their arrays alone."""
+    return _canonical(body)
+
+
 def parse_request(record: RecordDict, *, max_values: int | None = None) -> Request:
     """From Flower's record, strictly. More than `max_values` values in all arrays together are refused uncopied.
 

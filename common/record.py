@@ -53,6 +53,15 @@ def carry(text: str, arrays: Arrays) -> RecordDict:
         return RecordDict({"privet": ConfigRecord({"body": text})})
     shapes = tuple((name, tuple(arrays[name].shape)) for name in sorted(arrays))
     data = b"".join(np.asarray(arrays[name], dtype="<f4", order="C").tobytes() for name, _ in shapes)
+    return _carry(text, shapes, data)
+
+
+def carry_flat(text: str, shapes: Shapes, flat: Floats) -> RecordDict:
+    """As `carry`, of arrays that lie one after the other in `flat` [P], by name."""
+    return _carry(text, shapes, np.asarray(flat, dtype="<f4", order="C").tobytes())
+
+
+def _carry(text: str, shapes: Shapes, data: bytes) -> RecordDict:
     flat = Array(dtype="float32", shape=(len(data) // 4,), stype=_STYPE, data=data)
     return RecordDict(
         {

@@ -63,6 +63,7 @@ class Roster:
         self._session_of = session_of
         self._heads = Heads() if heads is None else heads
         self._offer = OfferBody(plan=plan.canonical(), plan_digest=plan.digest, adapter_digest=digest(initial))
+        self._first = to_record(Request(self._offer))  # for every site that has shown no ledger yet
         self._offers: dict[str, _Offer] = {}  # on their way, by message id
         self._believed: dict[str, Statement] = {}  # the last of each site that was checked and accepted
         self._doubts: dict[str, int] = {}  # checks of each site beyond the one that it needs
@@ -93,7 +94,7 @@ class Roster:
                 self._on_event({"event": "offer", "site": offer.name, "code": "no_answer"})
         waiting = {offer.name for offer in self._offers.values()}
         asked = [node for node in grid.get_node_ids() if self.name_of(node) not in waiting and self._due(node, now)]
-        messages = [grid.create_message(self._offer_to(node), MessageType.QUERY, node, "offer") for node in asked]
+        messages = (grid.create_message(self._offer_to(node), MessageType.QUERY, node, "offer") for node in asked)
         for node, message_id in zip(asked, grid.push_messages(messages), strict=True):
             if message_id:
                 self._left[self.name_of(node)] = (self._offers_left(self.name_of(node), now) - 1, now)
@@ -118,6 +119,8 @@ class Roster:
 
     def _offer_to(self, node: int) -> RecordDict:
         head = self._heads.get(self.name_of(node))
+        if head is None:
+            return self._first
         return to_record(Request(self._offer.model_copy(update={"head": head})))
 
     def _agreed(self, name: str, node: int) -> bool:

@@ -57,14 +57,15 @@ class RunFolder:
         """
         return cls(runs / f"{plan.name}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}", plan)
 
-    def record(self, event: Event) -> None:
+    def record(self, event: Event, *, durably: bool = True) -> None:
         line = (json.dumps(event, sort_keys=True) + "\n").encode()
         with _written(self.path / "metrics.jsonl"):
             end = os.fstat(self._metrics).st_size
             try:
                 while line:
                     line = line[os.write(self._metrics, line) :]
-                os.fsync(self._metrics)
+                if durably:
+                    os.fsync(self._metrics)
             except OSError:
                 with contextlib.suppress(OSError):
                     os.ftruncate(self._metrics, end)  # no half line

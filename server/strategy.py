@@ -221,7 +221,7 @@ class PrivetStrategy(Strategy):  # type: ignore[misc]
         if self._past.expected:  # the rounds were over when the server was started again
             await_online(self.roster, grid, self._past.expected, _BACK_TIMEOUT, self._pause)
         record = to_record(Request(FinishBody(plan_digest=self.plan.digest)))
-        nodes = list(grid.get_node_ids())
+        nodes = dict.fromkeys(grid.get_node_ids())
         messages = [grid.create_message(record, MessageType.QUERY, node, "finish") for node in nodes]
         for message in grid.send_and_receive(messages, timeout=_FINISH_TIMEOUT):
             if message.metadata.src_node_id in nodes:
@@ -230,7 +230,8 @@ class PrivetStrategy(Strategy):  # type: ignore[misc]
 
     def _aggregate(self, number: int, updates: dict[str, dict[str, Floats]]) -> None:
         names = sorted(updates)  # a fixed order: sums do not depend on who answered first
-        statements = [self.roster.statements[name] for name in names]
+        agreed = self.roster.statements
+        statements = [agreed[name] for name in names]
         stated = [Stated(s.noise_multiplier, s.max_grad_norm, s.expected_batch, s.declared_weight) for s in statements]
         weights = aggregation_weights(self.plan.cohort.weight, stated)
         weighted = [Update(updates[name], weight) for name, weight in zip(names, weights, strict=True)]

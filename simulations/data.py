@@ -29,11 +29,19 @@ class Records:
 
     def split(self, train_fraction: float) -> tuple["Records", "Records"]:
         """The records of the units that train, and those of the validation units, as a real site parts them."""
-        chosen = trains(self.points, train_fraction)
+        chosen = self.trains(train_fraction)
         return self._of(chosen), self._of(~chosen)
 
+    def trains(self, train_fraction: float) -> NDArray[np.bool_]:
+        """Which units train, bool [num_units]."""
+        return trains(self.points, train_fraction)
+
+    def of(self, chosen: NDArray[np.bool_]) -> tuple[Integers, Integers]:
+        """Which records are of the chosen units, and these records' units, numbered anew."""
+        return taken(self.units, chosen)
+
     def _of(self, chosen: NDArray[np.bool_]) -> "Records":
-        kept, units = taken(self.units, chosen)
+        kept, units = self.of(chosen)
         return Records(
             [self.texts[index] for index in kept],
             self.labels[kept],

@@ -225,7 +225,6 @@ def _compare(federation: Federation) -> tuple[dict[str, float], float]:
     spec = SimulationSpec(partition="column:site", delta=DELTA)
     single = plan.model_copy(update={"cohort": plan.cohort.model_copy(update={"min_sites": 1})})
     simulator = Simulator(single, data)
-    records = data.sites(spec.partition, plan.task.labels, num_sites=0, seed=0)
-    sites = simulator.prepare(records)
-    alone = {name: simulator.run({name: part}, epsilon=EPSILON, spec=spec).accuracy for name, part in sites.items()}
+    sites = simulator.prepare(data.sites(spec.partition, plan.task.labels, num_sites=0, seed=0))
+    alone = {name: simulator.run(sites.only(name), epsilon=EPSILON, spec=spec).accuracy for name in sites.names}
     return alone, simulator.run(sites, epsilon=float("inf"), spec=spec).accuracy

@@ -1,36 +1,47 @@
-"""`simulate`: a plan over N virtual sites in this process, by the trainer, methods and strategy of a deployment."""
+"""`simulate`: a plan over N virtual sites on this machine or a cluster, by the trainer, methods and strategy of a
+deployment."""
 
 import math
-import os
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
-from privet.client.training import RoundTrainer
-from privet.common.adapter import Floats
+import numpy as np
+
+from privet.common.adapter import AdapterSpec, Arrays, Floats
 from privet.common.base import checked_base
 from privet.common.config import Federation, Plan, SimulationSpec
 from privet.common.errors import ConfigError
-from privet.common.examples import Examples
+from privet.common.initial import initial_adapter
 from privet.common.live import Event, Listener
-from privet.common.model import initial_arrays
-from privet.common.privacy.calibration import noise_multiplier
-from privet.common.privacy.events import EvaluateEvent, TrainEvent
-from privet.common.privacy.statement import Statement, statement
-from privet.server.evaluation import PublicEvaluator
+from privet.common.methods import method_for
+from privet.common.privacy.statement import Statement
+from privet.common.tasks.classification import PublicMetrics, exact_accuracy, public_metrics
 from privet.server.judgement import kept_round
 from privet.server.run_folder import RunFolder
 from privet.server.strategy import PrivetStrategy
+from privet.simulations.absence import Absence
 from privet.simulations.data import Records, SimulationData, load_data
-from privet.simulations.grid import LocalGrid
-from privet.simulations.sites import VirtualSite, sites_truth
+from privet.simulations.engines import EngineName, open_engine
+from privet.simulations.engines.engine import Engine, InProcess, Job, Shard
+from privet.simulations.engines.store import Store
+from privet.simulations.engines.work import Device, Recipe, Run, Work
+from privet.simulations.filling import fill
+from privet.simulations.grid import SimulationGrid
+from privet.simulations.listening import Listening
+from privet.simulations.shards import even_shards
+from privet.simulations.sites import Sites
+from privet.simulations.terms import NO_GUARANTEE, Agreed, Kind, Spent, Terms, agree
 
-NO_GUARANTEE = "A simulation: noise and draws are seeded, and one process saw every site's text."
+if TYPE_CHECKING:
+    from privet.client.training import RoundTrainer
+    from privet.common.model import Classifier
+
+_FEW = 2  # rates that are calibrated here, while the workers still load
 
 
 @dataclass(frozen=True)
@@ -38,6 +49,7 @@ class Simulation:
     """A finished simulation. `history` has one row a round; `final` the public metrics of the kept round, or None.
 
     truth: by evaluated round, the sites' accuracy without noise, which only a simulation can know; in no file.
+    spent: what each site trained and measured, and the epsilon of that.
     """
 
     plan: Plan
@@ -46,6 +58,7 @@ class Simulation:
     statements: Mapping[str, Statement]
     folder: Path | None
     truth: Mapping[int, float] = field(default_factory=dict)
+    spent: Spent | None = None
 
     @property
     def final(self) -> Mapping[str, object] | None:
@@ -59,114 +72,89 @@ class Simulation:
         return float(value) if isinstance(value, int | float) else math.nan
 
 
-class SiteExamples(NamedTuple):
-    """One virtual site, ready to run: what it trains on and validates on, and its units, of both together."""
-
-    train: Examples
-    validation: Examples
-    num_units: int
-
-
 class Simulator:
-    """A plan's model and data, kept for several simulations of it: features are computed once.
+    """A plan's data in an engine's workers, for several simulations of it.
 
+    engine: opened and closed by the caller; None computes in this process, by the agent's own trainer.
     Raises: ModelError, DataError, ConfigError.
     """
 
-    def __init__(self, plan: Plan, data: SimulationData) -> None:
+    def __init__(
+        self, plan: Plan, data: SimulationData, engine: Engine | None = None, *, device: Device = "auto"
+    ) -> None:
         self.plan, self.data = plan, data
         self.base = checked_base(plan.model.base, plan.model.sha256)
-        self.trainer = RoundTrainer(plan, self.base)
-        self._evaluate: PublicEvaluator | None = None
-        if len(data.test_texts):
-            truth = [plan.task.labels.index(label) for label in data.test_labels]
-            self._evaluate = PublicEvaluator(
-                plan,
-                self.trainer.classifier,
-                self.trainer.tokenizer,
-                list(data.test_texts),
-                truth,
-                self.trainer.frozen_features,
-            )
+        self._recipe = Recipe(plan, self.base, device, None if engine is not None else self._in_process)
+        self._engine = InProcess() if engine is None else engine
+        self._store: Store | None = None  # until its features are computed, where there are any
+        self._truth = np.array([plan.task.labels.index(label) for label in data.test_labels], np.int64)
 
-    def prepare(self, records: Mapping[str, Records]) -> dict[str, SiteExamples]:
-        """Every site's examples, split into training and validation as the plan says, ready for any number of runs.
+    @cached_property
+    def trainer(self) -> "RoundTrainer":
+        """The plan's trainer in this process."""
+        from privet.client.training import RoundTrainer
 
-        Frozen features of several sites are computed side by side, one thread a core: a site's own do not depend on it.
+        return RoundTrainer(self.plan, self.base)
+
+    def prepare(self, records: Mapping[str, Records]) -> Sites:
+        """Put these sites' data into the workers, split into training and validation as the plan says.
+
+        The sites that were prepared before are gone.
         """
-        num_threads = 1
-        if self.trainer.frozen_features and self.plan.model.pooling == "mean":
-            num_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        with ThreadPoolExecutor(num_threads) as pool:
-            prepared = list(pool.map(self._prepare, records.values()))
-        return dict(zip(records, prepared, strict=True))
-
-    def _prepare(self, records: Records) -> SiteExamples:
-        train, validation = records.split(self.plan.training.train_fraction)
-        if self.plan.evaluation.release == "none":  # then nobody measures on the others
-            validation = records.split(1.0)[1]
-        return SiteExamples(self.trainer.prepare(train), self.trainer.prepare(validation), records.num_units)
+        store = fill(self.plan, self.base, records, self.data)
+        self._engine.start(self._recipe, store)
+        self._store = store
+        return Sites.of(store, records)
 
     def run(
         self,
-        sites: Mapping[str, SiteExamples],
+        sites: Sites,
         *,
         epsilon: float | Sequence[float],
         spec: SimulationSpec,
         on_event: Listener | None = None,
         runs: Path | None = None,
         command: str = "",
+        last: bool = False,
     ) -> Simulation:
-        """One simulation. sites: by name, as `prepare` gave them; epsilon: one for all, or given out in turn."""
-        budgets = [epsilon] if isinstance(epsilon, int | float) else list(epsilon)
-        if not budgets or not all(value > 0 for value in budgets):
-            raise ConfigError(f"got {epsilon}.", where="epsilon", mend="give numbers above zero, or inf.")
-        nodes: dict[int, VirtualSite] = {}
-        for index, (name, site) in enumerate(sites.items()):
-            budget = budgets[index % len(budgets)]
-            event, evaluation = self._event(site.num_units, budget, spec), self._evaluation(budget, spec)
-            nodes[index + 1] = VirtualSite(
-                name,
-                self.trainer,
-                site.train,
-                event,
-                self._statement(event, evaluation, spec),
-                spec.seed,
-                validation=site.validation,
-                evaluation=evaluation,
-            )
-        truth: dict[int, float] = {}
+        """One simulation. sites: as `prepare` gave them, or some of these; epsilon: one for all, or given out in turn;
+        last: nothing is to run on the engine after this: it is closed before the run folder is finished."""
+        by_record = self.data.by_record
+        agreed = agree(self.plan, spec, sites.num_units.tolist(), epsilon, by_record=by_record, call=self._call)
+        engine, built = self._engine, self._engine.built()
+        self._compute_features(built.spec)
+        run = _run(agreed, sites, spec, by_record)
+        engine.begin(run)
+        initial = _initial(self.plan, built.spec)
+        absence = Absence(spec.seed, spec.dropout, spec.straggler)
+        load = sites.load(run.rates[sites.numbers])
+        grid = SimulationGrid(self.plan, built.spec, initial, engine, sites.names, sites.numbers, load, agreed, absence)
         folder = RunFolder.new(runs, self.plan) if runs is not None else None
-        tell = on_event or (lambda _event: None)
+        listening = Listening(on_event, folder, len(sites.names), lambda number: self._exact(grid, number))
+        grid.on_reply = listening.replied
 
-        def listen(event: Event) -> None:
-            if folder is not None:
-                folder.record({"simulated": True, **event})
-            evaluation = event.get("evaluation")
-            if isinstance(evaluation, dict):  # told here alone: it stands in no file
-                exact = sites_truth(self.plan, nodes.values(), evaluation["number"])
-                truth[int(str(event["round"]))] = exact
-                event = event | {"sites_truth": exact, "simulated": True}
-            tell(event)
+        def evaluate(arrays: Arrays) -> PublicMetrics:
+            return public_metrics(self._logits(built.spec.flatten(arrays)), self._truth, self.plan.task.labels)
 
-        strategy = PrivetStrategy(
-            self.plan,
-            self.trainer.spec,
-            initial_arrays(self.trainer.classifier),
-            name_of=lambda node: nodes[node].name,
-            pause=lambda _seconds: None,
-            wait=0.0,
-            on_event=listen,
-            evaluate=self._evaluate,
-            keep=folder.keep if folder is not None else None,
-        )
-        grid = LocalGrid({number: site.answer for number, site in nodes.items()})
-        grid.on_reply = lambda message: tell({"event": "reply", "site": nodes[message.metadata.src_node_id].name})
         try:
+            listening({"event": "engine", "engine": engine.words, "gradients": built.words})
+            strategy = PrivetStrategy(
+                self.plan,
+                built.spec,
+                initial,
+                name_of=grid.name_of,
+                pause=lambda _seconds: None,
+                wait=0.0,
+                on_event=listening,
+                evaluate=evaluate if len(self._truth) else None,
+                keep=None if folder is None else listening.keep,
+            )
             strategy.start(grid)
+            if last:
+                engine.close()
             if folder is not None:
                 folder.finish(
-                    self.trainer.classifier,
+                    self._classifier,
                     self.base,
                     strategy.state.arrays,
                     statements=strategy.roster.statements,
@@ -176,79 +164,93 @@ class Simulator:
                     command=command,
                     merged=False,
                 )
-                listen({"event": "finished", "run": str(folder.path.resolve()), "rounds": strategy.completed})
+                listening({"event": "finished", "run": str(folder.path.resolve()), "rounds": strategy.completed})
         finally:
             if folder is not None:
                 folder.close()
-        path = folder.path if folder is not None else None
-        return Simulation(self.plan, strategy.state.arrays, strategy.history, strategy.roster.statements, path, truth)
-
-    def _event(self, num_units: int, epsilon: float, spec: SimulationSpec) -> TrainEvent | None:
-        training = self.plan.training
-        num_training = num_units * training.train_fraction  # as a real site states it: not the split's own count
-        own = max(1, round(spec.sample_rate * num_training))
-        batch = own if training.expected_batch == "site" else training.expected_batch
-        rate = batch / max(1.0, num_training)
-        if rate > 1:  # a real site refuses such a plan too, and nothing is capped
-            return None
-        steps = training.horizon * training.local_steps
-        sigma = 0.0
-        if math.isfinite(epsilon):
-            sigma = _sigma(rate, steps, epsilon, spec.delta)
-        return TrainEvent(
-            sample_rate=rate,
-            noise_multiplier=sigma,
-            steps=training.local_steps,
-            max_grad_norm=training.max_grad_norm,
-            expected_batch=batch,
-            unit="record" if self.data.by_record else "unit",
-            max_records=spec.max_records,
+        return Simulation(
+            self.plan,
+            strategy.state.arrays,
+            strategy.history,
+            strategy.roster.statements,
+            folder.path if folder is not None else None,
+            listening.truth,
+            Spent(sites.names, agreed, grid.trained, grid.measured),
         )
 
-    def _evaluation(self, epsilon: float, spec: SimulationSpec) -> EvaluateEvent | None:
-        """One evaluation, under the whole share once more: no unit is in both parts. None where the plan asks none."""
+    @property
+    def _classifier(self) -> "Classifier":
+        """For the export: the libraries that build it are loaded now, not before."""
+        if "trainer" in self.__dict__:
+            return self.trainer.classifier
+        from privet.common.model import build_classifier
+
+        return build_classifier(self.plan, self.base)
+
+    def _in_process(self, recipe: Recipe, store: Store) -> Work:
+        from privet.simulations.engines.sequential import SequentialWork
+
+        return SequentialWork(recipe, store, self.trainer)
+
+    def _call(self, function: Callable[[Kind], Terms], items: Sequence[Kind]) -> list[Terms]:
+        if len(items) <= _FEW:
+            return [function(item) for item in items]
+        return self._engine.call(function, items)
+
+    def _compute_features(self, spec: AdapterSpec) -> None:
+        """Once, where only the last layer is trained: what it reads of every window."""
+        store, self._store = self._store, None
+        if store is None or not method_for(self.plan).frozen_features(spec):
+            return
+        parts = even_shards(store.num_windows)
+        found: Floats | None = None
+        for index, rows in self._engine.map(Job("features"), [Shard(part) for part in parts]):
+            if found is None:
+                found = np.empty((store.num_windows, rows.shape[1]), np.float32)
+            found[parts[index].start : parts[index].stop] = rows
+        self._engine.attach(np.zeros((0, 1), np.float32) if found is None else found)
+
+    def _logits(self, arrays: Floats) -> Floats:
+        """Of the public test texts, float32 [N, L]."""
+        table = np.empty((len(self._truth), len(self.plan.task.labels)), np.float32)
+        parts = even_shards(len(table))
+        for index, rows in self._engine.map(Job("logits", arrays=arrays), [Shard(part) for part in parts]):
+            table[parts[index].start : parts[index].stop] = rows
+        return table
+
+    def _exact(self, grid: SimulationGrid, number: int) -> float:
+        """The accuracy without noise, in evaluation `number`, over all validation units of the sites that measured it;
+        nan where there are none. Only a simulation can know it."""
         release = self.plan.evaluation.release
-        if release == "none":
-            return None
-        sigma = _sigma(1.0, self.plan.num_evaluations, epsilon, spec.delta) if math.isfinite(epsilon) else 0.0
-        unit: Literal["record", "unit"] = "record" if self.data.by_record else "unit"
-        return EvaluateEvent(noise_multiplier=sigma, release=release, unit=unit)
-
-    def _statement(
-        self, event: TrainEvent | None, evaluation: EvaluateEvent | None, spec: SimulationSpec
-    ) -> Statement | None:
-        if event is None:
-            return None
-        training = self.plan.training
-        number = 0 if evaluation is None else self.plan.num_evaluations
-        return _statement(event, training.horizon, evaluation, number, training.train_fraction, spec.delta)
+        if release == "none" or grid.exact is None or grid.exact[0] != number:
+            return math.nan
+        return exact_accuracy(release, grid.exact[1], len(self.plan.task.labels))
 
 
-@lru_cache(maxsize=4096)
-def _sigma(rate: float, steps: int, epsilon: float, delta: float) -> float:
-    return noise_multiplier(sample_rate=rate, steps=steps, epsilon=epsilon, delta=delta)
+def _run(agreed: Agreed, sites: Sites, spec: SimulationSpec, by_record: bool) -> Run:
+    """What the workers are told; of sites in the store that do not take part, zeros."""
+    size = int(sites.numbers.max()) + 1 if len(sites.numbers) else 0
+    rates, sigmas, batches = np.zeros(size), np.zeros(size), np.zeros(size, np.int64)
+    for kind, found in enumerate(agreed.terms):
+        mine = sites.numbers[agreed.kinds == kind]
+        rates[mine], sigmas[mine] = found.event.sample_rate, found.event.noise_multiplier
+        batches[mine] = found.event.expected_batch
+    unit: Literal["record", "unit"] = "record" if by_record else "unit"
+    return Run(spec.seed, unit, spec.max_records, rates, sigmas, batches)
 
 
-@lru_cache(maxsize=4096)
-def _statement(
-    event: TrainEvent,
-    horizon: int,
-    evaluation: EvaluateEvent | None,
-    num_evaluations: int,
-    train_fraction: float,
-    delta: float,
-) -> Statement:
-    return statement(
-        event,
-        horizon,
-        delta,
-        released=("update",) if evaluation is None else ("update", evaluation.release),
-        evaluation=evaluation,
-        num_evaluations=num_evaluations,
-        train_fraction=train_fraction,
-        guarantee=False,
-        reason=NO_GUARANTEE,
-    )
+def _initial(plan: Plan, spec: AdapterSpec) -> Mapping[str, Floats]:
+    """The adapter before the first round.
+
+    Raises: ConfigError for a plan that starts from a trained one.
+    """
+    if plan.method.init is not None:
+        raise ConfigError(
+            "the plan starts from a trained adapter, which only `privet server` reads.",
+            where="method.init",
+            mend="leave the key out here.",
+        )
+    return initial_adapter(spec, plan.method.seed)
 
 
 def simulate(
@@ -262,13 +264,19 @@ def simulate(
     on_event: Listener | None = None,
     runs: Path | None = None,
     command: str = "",
+    engine: EngineName = "local",
+    workers: int | None = None,
+    ray_address: str | None = None,
+    device: Device = "auto",
 ) -> Simulation:
     """Run `plan` over virtual sites.
 
     plan: a Plan, or a Federation, whose [simulation] table is then the default of `spec`. data: None reads what
     `spec` says, or generates text. epsilon: of each site, one number or several given out in turn; inf is no privacy.
-    runs: where to write a run folder; None writes nothing.
-    Raises: ConfigError, DataError, ModelError; RunError where too few sites can take part.
+    runs: where to write a run folder; None writes nothing. engine: worker processes of this machine, or Ray actors,
+    of the cluster at `ray_address` where one is given. workers: how many; None is one for each core, 0 computes in this
+    process, which starts at once and is right for a few sites. No result depends on any of this.
+    Raises: ConfigError, DataError, ModelError; RunError where too few sites can take part, or a worker ends.
     """
     if spec is None:
         spec = plan.simulation if isinstance(plan, Federation) else SimulationSpec()
@@ -276,15 +284,19 @@ def simulate(
         plan = plan.plan
     if partition is not None:
         spec = spec.model_copy(update={"partition": partition})
-    if data is None:
-        data = load_data(spec, plan.task.labels)
-    records = data.sites(spec.partition, plan.task.labels, num_sites=sites, seed=spec.seed)
-    simulator = Simulator(plan, data)
-    return simulator.run(
-        simulator.prepare(records),
-        epsilon=epsilon,
-        spec=spec,
-        on_event=on_event,
-        runs=runs,
-        command=command or shlex.join(sys.argv),
-    )
+    with open_engine(engine, workers, ray_address) as chosen:  # its workers load while the data is read
+        if data is None:
+            data = load_data(spec, plan.task.labels)
+        records = data.sites(spec.partition, plan.task.labels, num_sites=sites, seed=spec.seed)
+        simulator = Simulator(plan, data, chosen, device=device)
+        prepared = simulator.prepare(records)
+        del records
+        return simulator.run(
+            prepared,
+            epsilon=epsilon,
+            spec=spec,
+            on_event=on_event,
+            runs=runs,
+            command=command or shlex.join(sys.argv),
+            last=True,
+        )

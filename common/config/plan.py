@@ -250,6 +250,8 @@ class SimulationSpec(Table):
     sample_rate: Annotated[float, Field(gt=0, le=1)] = 0.1  # where the plan says expected_batch = "site"
     delta: Annotated[float, Field(gt=0, lt=0.01)] = 1e-5
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # probability that a site of the cohort does not do a round
+    straggler: Annotated[float, Field(ge=0, lt=1)] = 0.0  # that another does it, and its reply comes too late
 
 
 class Federation(Plan):

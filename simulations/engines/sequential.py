@@ -18,12 +18,12 @@ from privet.simulations.engines.work import Recipe, Run
 
 
 class SequentialWork:
-    """A `Work`; see work.py."""
+    """A `Work`; see work.py. trainer: of the same plan, where there is one already."""
 
-    def __init__(self, recipe: Recipe, store: Store) -> None:
+    def __init__(self, recipe: Recipe, store: Store, trainer: RoundTrainer | None = None) -> None:
         plan = recipe.plan
         self._plan, self._store = plan, store
-        self._trainer = RoundTrainer(plan, recipe.base or checked_base(plan.model.base, plan.model.sha256))
+        self._trainer = trainer or RoundTrainer(plan, recipe.base or checked_base(plan.model.base, plan.model.sha256))
         self._run: Run | None = None
 
     @property

@@ -24,9 +24,7 @@ from privet.common.privacy.noise import SeededNoise
 from privet.server.checkpoint import load_checkpoint
 from privet.simulations import SimulationData, simulate
 from privet.simulations.data import generated, load_data
-from privet.simulations.grid import LocalGrid
 from privet.simulations.run import Simulation, Simulator
-from privet.simulations.sites import VirtualSite
 from tests.tiny_models import tiny_base, tiny_plan
 
 TOPICS = {

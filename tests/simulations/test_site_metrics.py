@@ -19,7 +19,6 @@ from privet.common.privacy.events import EvaluateEvent
 from privet.common.privacy.noise import SeededNoise
 from privet.simulations import SimulationData, simulate
 from privet.simulations.run import Simulator
-from privet.simulations.sites import VirtualSite
 from tests.simulations.test_simulate import LABELS, _texts
 from tests.tiny_models import tiny_base, tiny_plan
 
