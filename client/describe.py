@@ -13,6 +13,7 @@ from privet.common.privacy.events import EvaluateEvent
 from privet.common.tasks.counts import predicted_standard_error
 
 _SHOWN_LABELS = 20
+_LEFT_OUT = {"lora.first_layer": 0}  # what a plan's canonical JSON leaves out, and what that means
 
 
 def describe(
@@ -58,6 +59,7 @@ def asked(plan: Plan, admission: Admission, site: Site) -> list[str]:
         f"base model: {plan.model.base!r}, sha256 {plan.model.sha256[:16]}",
         _length(plan),
         f"method: {plan.method.kind}, {training.optimizer} at learning rate {training.learning_rate:g}",
+        *_lora(plan),
         f"{training.rounds} rounds and {training.spare_rounds} spare ones, {training.local_steps} local steps each",
     ]
     if plan.method.init is not None:
@@ -120,8 +122,8 @@ def changes(known: Plan, plan: Plan) -> list[str]:
     before, after = dict(_leaves(known)), dict(_leaves(plan))
     lines = []
     for key in dict.fromkeys([*after, *before]):  # defaults are written out; a key without one may be in one of them
-        old: Any = before.get(key)
-        new: Any = after.get(key)
+        old: Any = before.get(key, _LEFT_OUT.get(key))
+        new: Any = after.get(key, _LEFT_OUT.get(key))
         if old == new:
             continue
         lines += _label_changes(old, new) if key == "task.labels" else [f"{key}: {_value(old)} → {_value(new)}"]
@@ -157,6 +159,13 @@ def _value(value: Any) -> str:
 def _listed(labels: list[str] | tuple[str, ...]) -> str:
     more = f" and {len(labels) - _SHOWN_LABELS} more" if len(labels) > _SHOWN_LABELS else ""
     return ", ".join(map(repr, labels[:_SHOWN_LABELS])) + more
+
+
+def _lora(plan: Plan) -> list[str]:
+    if plan.method.kind == "head" or not plan.lora.first_layer:
+        return []
+    first = plan.lora.first_layer
+    return [f"LoRA on the base's layers from number {first} on, counted from 0; those below stay as they are"]
 
 
 def _length(plan: Plan) -> str:

@@ -8,8 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from privet.client.gradients import OpacusEngine
-from privet.client.linear import LinearEngine
+from privet.client.engines import EngineName, TestedEngine, gradient_engine, require
 from privet.client.self_test import self_test
 from privet.client.trainer import TrainSpec, train
 from privet.common.adapter import AdapterSpec, Arrays, Floats
@@ -19,9 +18,9 @@ from privet.common.inference import frozen_features, record_logits
 from privet.common.initial import uniform
 from privet.common.methods import method_for
 from privet.common.model import Classifier, build_classifier, load_tokenizer
+from privet.common.precision import Precision
 from privet.common.privacy.events import TrainEvent
 from privet.common.privacy.noise import NoiseSource
-from privet.common.tasks.loss import per_example_loss
 from privet.common.tokens import tokenise
 
 
@@ -44,12 +43,15 @@ class RoundTrainer:
     Building it also rehearses one full batch of every shape, on rows that belong to nobody: what the plan cannot do
     on this machine fails here, before a record is read for it, and not where it would depend on records. What fails
     later all the same is one record's: it contributes nothing, and nobody hears of it.
-    base: the folder of the checked base model.
-    Raises: ModelError; PrivetError from the gradient self-test.
+    base: the folder of the checked base model. engine: what computes the gradients. precision: of the frozen base.
+    Raises: ModelError; ConfigError where the engine does not compute the plan; PrivetError from the gradient self-test.
     """
 
-    def __init__(self, plan: Plan, base: Path) -> None:
-        self.plan = plan
+    def __init__(
+        self, plan: Plan, base: Path, *, engine: EngineName = "opacus", precision: Precision = "float32"
+    ) -> None:
+        require(engine, plan, base)
+        self.plan, self.engine_name, self.precision, self._base = plan, engine, precision, base
         self.method = method_for(plan)
         self.tokenizer = load_tokenizer(base)
         self.classifier: Classifier = build_classifier(plan, base)
@@ -57,7 +59,7 @@ class RoundTrainer:
         self._pad = self._tokenise([""], np.zeros(1, np.int64), np.zeros(1, np.int64), 1).pad
         self.spec: AdapterSpec = self.classifier.spec
         self.frozen_features = self.method.frozen_features(self.spec)
-        self._engines: dict[AdapterSpec, OpacusEngine | LinearEngine] = {}
+        self._engines: dict[AdapterSpec, TestedEngine] = {}
         self._rehearse_inference()
         self.engine(1)
 
@@ -104,22 +106,24 @@ class RoundTrainer:
         self.classifier.write(arrays)
         return record_logits(self.classifier, examples)
 
-    def engine(self, round: int) -> OpacusEngine | LinearEngine:
+    def engine(self, round: int) -> TestedEngine:
         """The gradient engine of what this round trains; self-tested when it is made."""
         trainable = self.method.trainable(self.spec, round)
         if trainable not in self._engines:
-            parameters = {name: self.classifier.parameter(name) for name in trainable.names}
-            made: OpacusEngine | LinearEngine
-            if self.frozen_features:
-                made = LinearEngine(self.classifier.last_layer(), parameters, trainable, per_example_loss)
-            else:
-                made = OpacusEngine(self.classifier, parameters, trainable, per_example_loss)
+            made: Any = gradient_engine(
+                self.engine_name,
+                self.classifier,
+                trainable,
+                self._base,
+                precision=self.precision,
+                frozen_features=self.frozen_features,
+            )
             kept = self.classifier.read()
             try:  # with weights that no gradient vanishes for
                 self.classifier.write({entry.name: uniform(entry, 1) for entry in self.spec.entries})
                 for batch in self._batches_of_nobody():
                     self_test(made, batch)
-                if isinstance(made, OpacusEngine):
+                if not self.frozen_features:
                     for inputs in self._inputs_of_nobody(TRAINING_ROWS):
                         made.per_row(self._batch_of_nobody(inputs))
             finally:

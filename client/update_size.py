@@ -49,7 +49,9 @@ def update_bytes(plan: Plan, folder: Path | None) -> int | None:
     num_labels, rank = len(plan.task.labels), plan.lora.rank
     values = num_labels * (width + 1)  # the head: weight and bias
     if plan.method.kind != "head":
-        factor = depth * len(plan.lora.targets) * rank * width
+        if plan.lora.first_layer >= depth:
+            return None
+        factor = (depth - plan.lora.first_layer) * len(plan.lora.targets) * rank * width
         values += factor * (2 if plan.method.kind == "fedavg" else 1)
         if plan.model.pooling == "cls" and not _holds(folder, _BELOW_HEAD[kind]):
             values += width * (width + 1)

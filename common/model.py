@@ -173,6 +173,12 @@ def build_classifier(plan: Plan, folder: Path) -> Classifier:
     refuse_code(folder)
     config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     check_length(plan, read_architecture(folder), folder)
+    if plan.lora.first_layer >= config.num_hidden_layers:
+        raise ModelError(
+            f"first_layer {plan.lora.first_layer}, and the base has {config.num_hidden_layers} layers, counted from 0.",
+            where="lora.first_layer",
+            mend=f"set at most {config.num_hidden_layers - 1}.",
+        )
     settings: dict[str, Any] = dict(
         local_files_only=True,
         trust_remote_code=False,
@@ -213,6 +219,7 @@ def build_classifier(plan: Plan, folder: Path) -> Classifier:
         r=plan.lora.rank,
         lora_alpha=plan.lora.alpha,
         target_modules=[_TARGETS[kind][target] for target in plan.lora.targets],
+        **_layers(plan, config.num_hidden_layers),
         lora_dropout=0.0,
         bias="none",
         modules_to_save=to_save or None,
@@ -225,6 +232,12 @@ def build_classifier(plan: Plan, folder: Path) -> Classifier:
     classifier = Classifier(plan, wrapped, head, frozenset(missing), kind)
     classifier.write(initial_adapter(classifier.spec, plan.method.seed))
     return classifier.train()
+
+
+def _layers(plan: Plan, num_layers: int) -> dict[str, Any]:
+    """PEFT's settings of where LoRA is; none where it is on every layer, as before there was a choice."""
+    first = plan.lora.first_layer
+    return {"layers_to_transform": list(range(first, num_layers)), "layers_pattern": "layer"} if first else {}
 
 
 def _modules_to_save(plan: Plan, kind: str, missing: set[str]) -> list[str]:

@@ -107,12 +107,18 @@ class LoraSpec(Table):
         "query",
         "value",
     )
+    first_layer: Annotated[int, Field(ge=0, lt=1024)] = 0  # of the base; those below it are frozen whole
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if len(set(self.targets)) != len(self.targets):
             raise ValueError("Expected distinct targets.")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_zero(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A plan with LoRA on every layer keeps the digest that it had before this key was."""
+        return {key: value for key, value in handler(self).items() if key != "first_layer" or value}
 
 
 class TrainingSpec(Table):
