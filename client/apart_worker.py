@@ -62,7 +62,14 @@ class Worker:
         self._stage = None  # one model at a time
         began = time.monotonic()
         event = TrainEvent(**header["event"])
-        self._stage = Stage(parse_plan(header["plan"]), header["base"], event, local_only=header["local_only"])
+        self._stage = Stage(
+            parse_plan(header["plan"]),
+            header["base"],
+            event,
+            local_only=header["local_only"],
+            engine=header["engine"],
+            precision=header["precision"],
+        )
         self._prepare_seconds = round(time.monotonic() - began, 3)
         made = {"initial_digest": self._stage.initial_digest, "size": self._stage.size}
         return made | self._report(0.0), {}

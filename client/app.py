@@ -18,12 +18,14 @@ from privet.client.agent import Agent
 from privet.client.audit import SiteAudit
 from privet.client.data import Records, load_records
 from privet.client.door import Door, load_door
+from privet.client.engines import found_in_words, installed, require
 from privet.client.exporter import SiteExporter
 from privet.client.ledger import Ledger, ledger_path
 from privet.client.ledger_evidence import MEND
 from privet.client.link import hard_exit, serve
 from privet.client.rehearsal import Rehearsals
 from privet.client.resources import Hours, attend, reading_within, use_threads
+from privet.client.update_size import local_base
 from privet.common.config import Site
 from privet.common.errors import Code, PrivetError, RefusedError, TransportError, WireError
 from privet.common.live import Listener
@@ -57,6 +59,7 @@ def run_client(site: Site, on_event: Listener) -> None:
         audit = SiteAudit(path, site.name)
         audit.hold_against(ledger)
         _refuse_behind(ledger)
+        _refuse_engine(site, ledger)
         twins.note(path, site.data.origin, records.texts)
         for line in twins.warnings(path, site.data.origin, records.texts):
             on_event({"event": "warning", "text": line})
@@ -64,6 +67,7 @@ def run_client(site: Site, on_event: Listener) -> None:
             exporter = None if site.metrics is None else stack.enter_context(SiteExporter(site.metrics))
             told = on_event if exporter is None else exporter.beside(on_event)
             told(_budget(site, ledger))
+            told({"event": "gradients", "text": found_in_words(site)})
             turn = threading.Lock()
             serving = [_Serving(site, name, records, ledger, turn, told) for name in doors]
             if exporter is not None:
@@ -111,6 +115,21 @@ def _abandon(audit: SiteAudit, on_event: Listener) -> None:
 def _refuse_behind(ledger: Ledger) -> None:
     for evidence in ledger.behind():
         raise RefusedError(Code.LEDGER_BEHIND, str(evidence), where="the ledger", mend=MEND)
+
+
+def _refuse_engine(site: Site, ledger: Ledger) -> None:
+    """Of the approved plans, as far as their base is on this machine; for others it shows when they are offered.
+
+    Raises: ConfigError where the site file's engine is not installed, or does not compute such a plan.
+    """
+    installed(site.resources.engine)
+    if site.resources.engine == "opacus":
+        return
+    for row in ledger.plans():
+        if row.admission.decision == "approved" and row.federation in site.federation:
+            base = local_base(row.plan, site)
+            if base is not None:
+                require(site.resources.engine, row.plan, base)
 
 
 _ENDS = {

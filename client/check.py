@@ -140,6 +140,7 @@ def _machine(
         machine.disk_step(path, plan, size),
         machine.temporary_step(),
         machine.threads_step(site.resources.threads),
+        machine.gradients_step(site, plan, base),
     ]
     if base is None:
         steps.append(Step("base", Status.SKIPPED, "which one, a plan says: give --plan FILE."))

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from decimal import ROUND_CEILING, Decimal
 from typing import Any
 
+from privet.client.engines import asked_in_words
 from privet.client.flows import NEVER, RELEASES, flows
 from privet.client.policy import Admission
 from privet.common.config import Plan, Site
@@ -31,6 +32,7 @@ def describe(
         "It asks:",
         *(f"  {line}" for line in asked(plan, admission, site)),
     ]
+    lines.append(f"Gradients would be computed here {asked_in_words(site, plan)}.")
     if known is not None and known.digest != plan.digest:
         lines.append(f"Against plan {known.digest[:16]}, the last one known of this federation:")
         lines += [f"  {line}" for line in changes(known, plan)]

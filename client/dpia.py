@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from privet.client.describe import asked, changes, costs, guess_bound
+from privet.client.engines import asked_in_words
 from privet.client.flows import NEVER, flows
 from privet.client.policy import Admission, Committed, statement_for
 from privet.client.rules import in_words
@@ -140,6 +141,7 @@ def page(
             rules=in_words(site, plan.name),
             risks=_risks(site),
             software=software,
+            computed=asked_in_words(site, plan),
             base_found=base_found,
             made_at=made_at,
         )

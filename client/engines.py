@@ -1,57 +1,55 @@
 """Which gradient engine computes a plan: Opacus, the reference; or the fused one, for the models that it covers.
 
-A method that trains the last layer alone needs neither: its gradients have a closed form (`LinearEngine`). Of the room
+A method that trains the last layer alone needs neither: its gradients have a closed form. Of the room
 `privet.client.fused` two functions are asked: `covers(plan, folder)`, why it does not compute a plan on the base in a
-folder or None, and `engine(plan, folder, whole, trainable, precision)`, a self-testable engine.
+folder, or None; and `engine(plan, folder, whole, trainable, precision)`, an engine that can be self-tested.
 """
 
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
-from torch import Tensor
-
-from privet.client.gradients import GradientEngine, LinearEngine, OpacusEngine
-from privet.common.adapter import AdapterSpec
-from privet.common.config import Plan
+from privet.common.config import Plan, Site
 from privet.common.errors import ConfigError
-from privet.common.examples import Batch
-from privet.common.model import Classifier
-from privet.common.precision import Precision
-from privet.common.tasks.classification import per_example_loss
+from privet.common.precision import AskedPrecision, Precision, usable_precision
+
+if TYPE_CHECKING:
+    from privet.client.gradients import LinearEngine, OpacusEngine
+    from privet.common.adapter import AdapterSpec
+    from privet.common.model import Classifier
 
 EngineName = Literal["opacus", "fused"]
 AskedEngine = Literal["opacus", "fused", "auto"]
 
 
-class TestedEngine(GradientEngine, Protocol):
-    """What the self-test compares: an engine with an oracle of its own."""
-
-    def alone(self, batch: Batch, row: int) -> Tensor:
-        """One row's gradient [P] by a plain backward."""
-
-
 def gradient_engine(
     name: EngineName,
-    classifier: Classifier,
-    trainable: AdapterSpec,
+    classifier: "Classifier",
+    trainable: "AdapterSpec",
     base: Path,
     *,
     precision: Precision = "float32",
     frozen_features: bool = False,
-) -> TestedEngine:
+) -> "OpacusEngine | LinearEngine":
     """The engine of what a round trains of `classifier`; not yet self-tested.
 
-    base: the folder of the classifier's base. precision: of the frozen products where the engine loads its own; those
-    of the classifier have theirs. frozen_features: the last layer alone is trained, on features computed once.
+    base: the folder of the classifier's base. precision: that of the classifier's frozen layers (`common.frozen`).
+    frozen_features: the last layer alone is trained, on features computed once.
     Raises: ConfigError where the fused engine is asked for and not installed.
     """
+    from privet.client.gradients import LinearEngine, OpacusEngine
+    from privet.client.rounded import RoundedOpacusEngine
+    from privet.common.tasks.classification import per_example_loss
+
     parameters = {name: classifier.parameter(name) for name in trainable.names}
     if frozen_features:
         return LinearEngine(classifier.last_layer(), parameters, trainable, per_example_loss)
     if name == "fused":
-        made: TestedEngine = _fused().engine(classifier.plan, base, classifier.spec, trainable, precision)
+        made: OpacusEngine = _fused().engine(classifier.plan, base, classifier.spec, trainable, precision)
         return made
-    return OpacusEngine(classifier, parameters, trainable, per_example_loss)
+    kind = OpacusEngine if precision == "float32" else RoundedOpacusEngine
+    return kind(classifier, parameters, trainable, per_example_loss)
 
 
 def not_covered(plan: Plan, base: Path) -> str | None:
@@ -69,12 +67,12 @@ def not_covered(plan: Plan, base: Path) -> str | None:
 def require(name: EngineName, plan: Plan, base: Path) -> None:
     """Raises: ConfigError, for a site's operator, where the engine that the site file names does not compute the plan.
 
-    Another engine is never taken in its place: the operator chose.
+    No other engine is taken in its place: the operator chose.
     """
     reason = None if name == "opacus" else not_covered(plan, base)
     if reason is not None:
         raise ConfigError(
-            f"the fused engine does not compute this plan: {reason}",
+            f"the fused engine does not compute plan {plan.digest[:16]}: {reason.rstrip('.')}.",
             where="resources.engine",
             mend='set engine = "opacus", which computes every plan.',
         )
@@ -86,29 +84,53 @@ def choose(asked: AskedEngine, plan: Plan, base: Path) -> tuple[EngineName, str]
     Raises: ConfigError where "fused" is asked for and does not.
     """
     if asked == "opacus":
-        return "opacus", "opacus"
+        return "opacus", "Opacus"
     reason = not_covered(plan, base)
     if reason is None:
-        return "fused", "fused"
+        return "fused", "the fused engine"
     if asked == "fused":
         require("fused", plan, base)
-    return "opacus", f"opacus; the fused engine does not compute this plan: {reason}"
+    return "opacus", f"Opacus; the fused engine does not compute this plan: {reason}"
 
 
-def in_words(name: EngineName, plan: Plan) -> str:
-    """What computes the units' gradients of this plan, for people."""
-    if plan.method.kind == "head":
-        return "closed form of the last layer"
-    return "Opacus" if name == "opacus" else "fused"
+def asked_in_words(site: Site, plan: Plan | None = None) -> str:
+    """What the site file says of how gradients are computed, for pages and screens. A function of plan and file alone.
+
+    >>> from types import SimpleNamespace as Some
+    >>> asked_in_words(Some(resources=Some(engine="opacus", precision="auto")))
+    'by Opacus, the frozen base in bfloat16 where the machine has it, all that is trained in float32'
+    """
+    by = "Opacus" if site.resources.engine == "opacus" else "the fused engine"
+    if plan is not None and plan.method.kind == "head":
+        by = "the closed form of the last layer"
+    return f"by {by}, {_PRECISIONS[site.resources.precision]}"
+
+
+def found_in_words(site: Site) -> str:
+    """The same on this machine: what precision = "auto", or one that the machine lacks, comes to."""
+    by = "Opacus" if site.resources.engine == "opacus" else "the fused engine"
+    return f"gradients by {by}; {usable_precision(site.resources.precision)[1]}."
+
+
+def installed(name: EngineName) -> None:
+    """Raises: ConfigError where this installation has no such engine."""
+    if name == "fused":
+        _fused()
+
+
+_PRECISIONS: dict[AskedPrecision, str] = {
+    "float32": "all in float32",
+    "bfloat16": "the frozen base in bfloat16, all that is trained in float32",
+    "auto": "the frozen base in bfloat16 where the machine has it, all that is trained in float32",
+}
 
 
 def _fused() -> Any:
     """Raises: ConfigError where this installation has none."""
-    from importlib import import_module
-    from importlib.util import find_spec
-
     if find_spec("privet.client.fused") is None:
         raise ConfigError(
-            "this installation of privet has no fused engine.", where="engine", mend='set engine = "opacus".'
+            "this installation of privet has no fused engine.",
+            where="resources.engine",
+            mend='set engine = "opacus".',
         )
     return import_module("privet.client.fused")

@@ -12,6 +12,7 @@ from privet.common.config import Plan, Site
 from privet.common.errors import Code, ModelError, RefusedError
 from privet.common.examples import Examples
 from privet.common.model import initial_arrays
+from privet.common.precision import usable_precision
 
 
 @dataclass(frozen=True)
@@ -35,11 +36,17 @@ def prepare(plan: Plan, admission: Admission, site: Site, records: Records) -> P
     """Build the model of an approved plan, part the units and tokenise.
 
     Validation units are read only where the plan was approved with evaluations.
-    Raises: RefusedError with BASE_MISMATCH; PrivetError from the gradient self-test.
+    Raises: RefusedError with BASE_MISMATCH; ConfigError where the site file's engine does not compute the plan;
+    PrivetError from the gradient self-test.
     """
     base = site.federation[plan.name].base or plan.model.base
     try:
-        trainer = RoundTrainer(plan, checked_base(base, plan.model.sha256))
+        trainer = RoundTrainer(
+            plan,
+            checked_base(base, plan.model.sha256),
+            engine=site.resources.engine,
+            precision=usable_precision(site.resources.precision)[0],
+        )
     except ModelError as error:
         raise RefusedError(Code.BASE_MISMATCH, error.what, where=error.where, mend=error.mend) from None
     labelled = records.relabel(plan.task.labels, site.data.label_map)

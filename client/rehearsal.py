@@ -115,6 +115,7 @@ class Rehearsals:
             "rehearsing", f"a rehearsal of {plan.name}: building the model. No record is read, nothing is spent."
         )
         asked = {"do": "prepare", "plan": plan.canonical(), "base": base, "local_only": local_only}
+        asked |= {"engine": self._site.resources.engine, "precision": self._site.resources.precision}
         header, _ = self._ask(room, asked | {"event": asdict(admission.event)})
         if header["initial_digest"] != body.adapter_digest:
             self.close()

@@ -180,6 +180,7 @@ def fits(plan: Plan, admission: Admission, site: Site, stop: threading.Event | N
     room = Apart(threads=site.resources.threads, memory=memory // 2, stop=stop or threading.Event())
     base = site.federation[plan.name].base or plan.model.base
     asked = {"do": "prepare", "plan": plan.canonical(), "base": base, "local_only": False}
+    asked |= {"engine": site.resources.engine, "precision": site.resources.precision}
     try:
         room.ask(asked | {"event": asdict(admission.event)}, seconds=_TRY_SECONDS)
     finally:

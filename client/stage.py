@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from privet.client.engines import EngineName
 from privet.client.training import RoundTrainer
 from privet.common import adapter
 from privet.common.adapter import Arrays, Floats
@@ -12,6 +13,7 @@ from privet.common.base import checked_base
 from privet.common.config import Plan
 from privet.common.examples import Examples
 from privet.common.model import initial_arrays
+from privet.common.precision import AskedPrecision, usable_precision
 from privet.common.privacy.events import TrainEvent
 from privet.common.privacy.noise import SecureNoise
 
@@ -61,12 +63,23 @@ def generated(plan: Plan, event: TrainEvent) -> Generated:
 class Stage:
     """Ready to rehearse the plan's rounds by the very trainer that trains, on `generated` text, with secure noise.
 
-    event: what one round would be at this site. Every unit is drawn in every step.
-    Raises: ModelError; PrivetError from the gradient self-test.
+    event: what one round would be at this site. Every unit is drawn in every step. engine, precision: as the site file
+    says.
+    Raises: ModelError; ConfigError for an engine that does not compute the plan; PrivetError from the self-test.
     """
 
-    def __init__(self, plan: Plan, base: str, event: TrainEvent, *, local_only: bool) -> None:
-        self._trainer = RoundTrainer(plan, checked_base(base, plan.model.sha256, local_only=local_only))
+    def __init__(
+        self,
+        plan: Plan,
+        base: str,
+        event: TrainEvent,
+        *,
+        local_only: bool,
+        engine: EngineName = "opacus",
+        precision: AskedPrecision = "float32",
+    ) -> None:
+        folder = checked_base(base, plan.model.sha256, local_only=local_only)
+        self._trainer = RoundTrainer(plan, folder, engine=engine, precision=usable_precision(precision)[0])
         self._examples: Examples = self._trainer.prepare(generated(plan, event))
         self._event = replace(event, sample_rate=1.0, noise_multiplier=_NOISE_MULTIPLIER)
         self.size = self._trainer.spec.size

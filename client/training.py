@@ -9,11 +9,13 @@ import torch
 from numpy.typing import NDArray
 
 from privet.client.engines import EngineName, TestedEngine, gradient_engine, require
+from privet.client.linear import LinearEngine
 from privet.client.self_test import self_test
 from privet.client.trainer import TrainSpec, train
 from privet.common.adapter import AdapterSpec, Arrays, Floats
 from privet.common.config import Plan
 from privet.common.examples import INFERENCE_ROWS, TRAINING_ROWS, Batch, Examples, TokenExamples, dummies
+from privet.common.frozen import freeze
 from privet.common.inference import frozen_features, record_logits
 from privet.common.initial import uniform
 from privet.common.methods import method_for
@@ -55,11 +57,12 @@ class RoundTrainer:
         self.method = method_for(plan)
         self.tokenizer = load_tokenizer(base)
         self.classifier: Classifier = build_classifier(plan, base)
+        freeze(self.classifier, precision)
         # Sets the truncation now: two threads that did so at once would disturb each other.
         self._pad = self._tokenise([""], np.zeros(1, np.int64), np.zeros(1, np.int64), 1).pad
         self.spec: AdapterSpec = self.classifier.spec
         self.frozen_features = self.method.frozen_features(self.spec)
-        self._engines: dict[AdapterSpec, TestedEngine] = {}
+        self._engines: dict[AdapterSpec, OpacusEngine | LinearEngine] = {}
         self._rehearse_inference()
         self.engine(1)
 
@@ -106,11 +109,11 @@ class RoundTrainer:
         self.classifier.write(arrays)
         return record_logits(self.classifier, examples)
 
-    def engine(self, round: int) -> TestedEngine:
+    def engine(self, round: int) -> OpacusEngine | LinearEngine:
         """The gradient engine of what this round trains; self-tested when it is made."""
         trainable = self.method.trainable(self.spec, round)
         if trainable not in self._engines:
-            made: Any = gradient_engine(
+            made = gradient_engine(
                 self.engine_name,
                 self.classifier,
                 trainable,
@@ -123,7 +126,7 @@ class RoundTrainer:
                 self.classifier.write({entry.name: uniform(entry, 1) for entry in self.spec.entries})
                 for batch in self._batches_of_nobody():
                     self_test(made, batch)
-                if not self.frozen_features:
+                if not isinstance(made, LinearEngine):
                     for inputs in self._inputs_of_nobody(TRAINING_ROWS):
                         made.per_row(self._batch_of_nobody(inputs))
             finally:

@@ -1,4 +1,4 @@
-"""What this machine gives, against what a plan needs: disk, memory, threads, file modes, the ledger and its folder."""
+"""What this machine gives, against what a plan needs: disk, memory, threads, precision, file modes, the ledger."""
 
 import os
 import shlex
@@ -7,10 +7,13 @@ import stat
 import tempfile
 from pathlib import Path
 
+from privet.client.engines import asked_in_words, installed, require
 from privet.client.head import is_there
 from privet.client.ledger import Ledger, LedgerError
 from privet.client.preflight.results import Status, Step
 from privet.common.config import Plan, Site
+from privet.common.errors import ConfigError
+from privet.common.precision import usable_precision
 
 _GB = 10**9
 _REPLY_OVERHEAD = 4_096  # bytes of a stored reply beyond its arrays: its body, its row, the chain's entry
@@ -76,6 +79,23 @@ def threads_step(threads: int) -> Step:
         mend = f"set threads to {cores} at most: more threads than cores are slower than one."
         return Step("threads", Status.WARNING, what, mend, numbers=numbers)
     return Step("threads", Status.PASSED, what, numbers=numbers)
+
+
+def gradients_step(site: Site, plan: Plan | None, base: Path | None) -> Step:
+    """`[resources] engine` and `precision` against the plan and this machine; base: the plan's, where it is here."""
+    asked = site.resources
+    try:
+        installed(asked.engine)
+        if plan is not None and base is not None:
+            require(asked.engine, plan, base)
+    except ConfigError as error:
+        return Step("gradients", Status.FAILED, error.what, error.mend)
+    precision, words = usable_precision(asked.precision)
+    what = f"{asked_in_words(site, plan)}: {words}."
+    numbers = {"engine": asked.engine, "precision": precision}
+    if asked.precision == "bfloat16" and precision != "bfloat16":
+        return Step("gradients", Status.WARNING, what, 'set precision = "float32", or "auto".', numbers=numbers)
+    return Step("gradients", Status.PASSED, what, numbers=numbers)
 
 
 def modes_step(site_file: Path, site: Site) -> Step:

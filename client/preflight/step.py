@@ -16,8 +16,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from privet.client.engines import EngineName
 from privet.client.preflight.results import Status, Step
 from privet.common.config import Plan, Site, parse_plan
+from privet.common.precision import AskedPrecision, usable_precision
 
 if TYPE_CHECKING:
     from privet.client.training import RoundTrainer
@@ -48,6 +50,8 @@ class Task:
     threads: int
     expected_batch: int
     max_records: int  # of one unit, in one step
+    engine: EngineName = "opacus"
+    precision: AskedPrecision = "float32"
 
 
 def task_of(plan: Plan, site: Site, base: Path) -> Task:
@@ -57,7 +61,9 @@ def task_of(plan: Plan, site: Site, base: Path) -> Task:
         membership = site.federation.get(plan.name)
         batch = (membership.expected_batch if membership else None) or site.budget.declared_units
     records = 1 if site.data.unit == "record" else site.data.max_records
-    return Task(plan.canonical(), str(base), site.resources.threads, min(batch, site.budget.declared_units), records)
+    given = site.resources
+    units = min(batch, site.budget.declared_units)
+    return Task(plan.canonical(), str(base), given.threads, units, records, given.engine, given.precision)
 
 
 def step_step(task: Task, seconds: float = TRIAL_SECONDS) -> tuple[Step, Trial | None]:
@@ -128,7 +134,8 @@ def measure(task: Task) -> Trial:
 
     torch.set_num_threads(task.threads)
     plan, began = parse_plan(task.plan), time.perf_counter()
-    trainer = RoundTrainer(plan, Path(task.base))
+    precision = usable_precision(task.precision)[0]
+    trainer = RoundTrainer(plan, Path(task.base), engine=task.engine, precision=precision)
     built = time.perf_counter() - began
     wanted = task.expected_batch * task.max_records * plan.task.windows
     records = min(task.max_records, max(1, MAX_WINDOWS // plan.task.windows))

@@ -258,6 +258,11 @@ class SimulationSpec(Table):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # probability that a site of the cohort does not do a round
     straggler: Annotated[float, Field(ge=0, lt=1)] = 0.0  # that another does it, and its reply comes too late
+    engine: Literal["auto", "opacus", "fused"] = "auto"  # of gradients; auto: fused where it computes the plan
+    precision: Literal["auto", "float32", "bfloat16"] = (
+        "auto"  # of the frozen base; auto: bfloat16 with hardware for it
+    )
+    device: Literal["cpu", "cuda", "auto"] = "cpu"
 
 
 class Federation(Plan):

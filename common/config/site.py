@@ -140,6 +140,8 @@ class ResourcesSpec(Table):
     """What this machine gives."""
 
     threads: Annotated[int, Field(ge=1, le=1024)] = 1
+    engine: Literal["opacus", "fused"] = "opacus"  # what computes the records' gradients
+    precision: Literal["float32", "bfloat16", "auto"] = "float32"  # of the frozen base; all that is trained: float32
     hours: Annotated[  # local times between which the site is there, "19:00-07:00"; none: always
         tuple[Annotated[str, Field(pattern=rf"^{_TIME}-{_TIME}$")], ...], Field(strict=False, max_length=24)
     ] = ()
