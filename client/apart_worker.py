@@ -56,6 +56,7 @@ class Worker:
 
         from privet.client.stage import Stage
         from privet.common.config import parse_plan
+        from privet.common.prefix import cache_bytes
         from privet.common.privacy.events import TrainEvent
 
         torch.set_num_threads(int(header["threads"]))
@@ -69,6 +70,7 @@ class Worker:
             local_only=header["local_only"],
             engine=header["engine"],
             precision=header["precision"],
+            cache_bytes=cache_bytes(header["memory"]),
         )
         self._prepare_seconds = round(time.monotonic() - began, 3)
         made = {"initial_digest": self._stage.initial_digest, "size": self._stage.size}

@@ -40,6 +40,7 @@ def gradient_engine(
     """
     from privet.client.gradients import LinearEngine, OpacusEngine
     from privet.client.rounded import RoundedOpacusEngine
+    from privet.common.prefix import Resumable, splits
     from privet.common.tasks.classification import per_example_loss
 
     parameters = {name: classifier.parameter(name) for name in trainable.names}
@@ -49,7 +50,8 @@ def gradient_engine(
         made: OpacusEngine = _fused().engine(classifier.plan, base, classifier.spec, trainable, precision)
         return made
     kind = OpacusEngine if precision == "float32" else RoundedOpacusEngine
-    return kind(classifier, parameters, trainable, per_example_loss)
+    module = Resumable(classifier) if splits(classifier) else classifier
+    return kind(module, parameters, trainable, per_example_loss)
 
 
 def not_covered(plan: Plan, base: Path) -> str | None:

@@ -13,6 +13,7 @@ from privet.common.errors import Code, ModelError, RefusedError
 from privet.common.examples import Examples
 from privet.common.model import initial_arrays
 from privet.common.precision import usable_precision
+from privet.common.prefix import cache_bytes
 
 
 @dataclass(frozen=True)
@@ -39,13 +40,14 @@ def prepare(plan: Plan, admission: Admission, site: Site, records: Records) -> P
     Raises: RefusedError with BASE_MISMATCH; ConfigError where the site file's engine does not compute the plan;
     PrivetError from the gradient self-test.
     """
-    base = site.federation[plan.name].base or plan.model.base
+    base, memory = site.federation[plan.name].base or plan.model.base, site.resources.memory_bytes
     try:
         trainer = RoundTrainer(
             plan,
             checked_base(base, plan.model.sha256),
             engine=site.resources.engine,
             precision=usable_precision(site.resources.precision)[0],
+            cache_bytes=cache_bytes(None if memory is None else memory // 2),
         )
     except ModelError as error:
         raise RefusedError(Code.BASE_MISMATCH, error.what, where=error.where, mend=error.mend) from None

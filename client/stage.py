@@ -14,6 +14,7 @@ from privet.common.config import Plan
 from privet.common.examples import Examples
 from privet.common.model import initial_arrays
 from privet.common.precision import AskedPrecision, usable_precision
+from privet.common.prefix import CACHE_BYTES
 from privet.common.privacy.events import TrainEvent
 from privet.common.privacy.noise import SecureNoise
 
@@ -77,9 +78,12 @@ class Stage:
         local_only: bool,
         engine: EngineName = "opacus",
         precision: AskedPrecision = "float32",
+        cache_bytes: int = CACHE_BYTES,
     ) -> None:
         folder = checked_base(base, plan.model.sha256, local_only=local_only)
-        self._trainer = RoundTrainer(plan, folder, engine=engine, precision=usable_precision(precision)[0])
+        self._trainer = RoundTrainer(
+            plan, folder, engine=engine, precision=usable_precision(precision)[0], cache_bytes=cache_bytes
+        )
         self._examples: Examples = self._trainer.prepare(generated(plan, event))
         self._event = replace(event, sample_rate=1.0, noise_multiplier=_NOISE_MULTIPLIER)
         self.size = self._trainer.spec.size

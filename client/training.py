@@ -21,6 +21,7 @@ from privet.common.initial import uniform
 from privet.common.methods import method_for
 from privet.common.model import Classifier, build_classifier, load_tokenizer
 from privet.common.precision import Precision
+from privet.common.prefix import CACHE_BYTES, PrefixExamples, splits
 from privet.common.privacy.events import TrainEvent
 from privet.common.privacy.noise import NoiseSource
 from privet.common.tokens import tokenise
@@ -46,14 +47,22 @@ class RoundTrainer:
     on this machine fails here, before a record is read for it, and not where it would depend on records. What fails
     later all the same is one record's: it contributes nothing, and nobody hears of it.
     base: the folder of the checked base model. engine: what computes the gradients. precision: of the frozen base.
+    cache_bytes: how much of what the layers below `lora.first_layer` give may be kept, in memory, for each data set.
     Raises: ModelError; ConfigError where the engine does not compute the plan; PrivetError from the gradient self-test.
     """
 
     def __init__(
-        self, plan: Plan, base: Path, *, engine: EngineName = "opacus", precision: Precision = "float32"
+        self,
+        plan: Plan,
+        base: Path,
+        *,
+        engine: EngineName = "opacus",
+        precision: Precision = "float32",
+        cache_bytes: int = CACHE_BYTES,
     ) -> None:
         require(engine, plan, base)
         self.plan, self.engine_name, self.precision, self._base = plan, engine, precision, base
+        self._cache_bytes = cache_bytes
         self.method = method_for(plan)
         self.tokenizer = load_tokenizer(base)
         self.classifier: Classifier = build_classifier(plan, base)
@@ -69,7 +78,11 @@ class RoundTrainer:
     def prepare(self, data: LabelledTexts) -> Examples:
         """Tokenise once; for frozen features run the base once over every record."""
         tokens = self._tokenise(data.texts, data.labels, data.units, data.num_units)
-        return frozen_features(self.classifier, tokens) if self.frozen_features else tokens
+        if self.frozen_features:
+            return frozen_features(self.classifier, tokens)
+        if self.engine_name == "opacus" and splits(self.classifier):
+            return PrefixExamples(tokens, self.classifier, self._cache_bytes)
+        return tokens
 
     def _tokenise(
         self, texts: Sequence[str], labels: NDArray[np.int64], units: NDArray[np.int64], num_units: int

@@ -104,7 +104,11 @@ class Classifier(nn.Module):
         """What the last linear layer reads, [N, d]."""
         if self.head is None:
             return self._last_layer_input(input_ids, attention_mask)
-        hidden = self.encoder(input_ids=input_ids, attention_mask=_whole(attention_mask)).last_hidden_state
+        hidden = self.encoder(input_ids=input_ids, attention_mask=whole_mask(attention_mask)).last_hidden_state
+        return self.pool(hidden, attention_mask)
+
+    def pool(self, hidden: Tensor, attention_mask: Tensor) -> Tensor:
+        """Last hidden states [N, T, d] to mean-pooled, L2-normalised, scaled features [N, d]."""
         mask = attention_mask.unsqueeze(-1).to(hidden.dtype)
         mean = (hidden * mask).sum(1) / mask.sum(1).clamp(min=1.0)
         return nn.functional.normalize(mean, dim=-1) * self.plan.model.feature_scale
@@ -112,7 +116,7 @@ class Classifier(nn.Module):
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Logits [N, L]."""
         if self.head is None:
-            logits: Tensor = self.encoder(input_ids=input_ids, attention_mask=_whole(attention_mask)).logits
+            logits: Tensor = self.encoder(input_ids=input_ids, attention_mask=whole_mask(attention_mask)).logits
             return logits
         out: Tensor = self.head(self.features(input_ids, attention_mask))
         return out
@@ -128,13 +132,13 @@ class Classifier(nn.Module):
         caught: list[Tensor] = []
         hook = self.last_layer().register_forward_pre_hook(lambda _module, inputs: caught.append(inputs[0]))
         try:
-            self.encoder(input_ids=input_ids, attention_mask=_whole(attention_mask))
+            self.encoder(input_ids=input_ids, attention_mask=whole_mask(attention_mask))
         finally:
             hook.remove()
         return caught[0]
 
 
-def _whole(mask: Tensor) -> Tensor:
+def whole_mask(mask: Tensor) -> Tensor:
     """[N, T] to [N, 1, T, T]: with a mask of two axes the library takes another path where no row has padding, and one
     record would decide how its batch-mates are computed."""
     return mask.bool()[:, None, None, :].expand(-1, 1, mask.shape[1], -1)
