@@ -1,7 +1,6 @@
 """Taking one unit away leaves every other unit's clipped part equal: not close, equal."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -34,7 +33,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_base(tmp_path_factory.mktemp("base"))
 
 
-@pytest.fixture(scope="module", params=["fedavg", "fedavg-bf16", "cls", "head"])
+@pytest.fixture(scope="module", params=["fedavg", "fedavg-bf16", "cls", "upper-bf16", "head"])
 def trainer(request: pytest.FixtureRequest, base: Path) -> RoundTrainer:
     """With weights that a malicious server may send; the frozen base in bfloat16 where its name says so."""
     kind = request.param
@@ -42,29 +41,12 @@ def trainer(request: pytest.FixtureRequest, base: Path) -> RoundTrainer:
         base,
         method={"kind": "head" if kind == "head" else "fedavg"},
         model={"pooling": "cls" if kind == "cls" else "mean"},
+        lora={"first_layer": 1 if kind.startswith("upper") else 0},
         task={"max_length": 16, "buckets": [8, 16], "windows": 3, "stride": 2},
     )
-    made = RoundTrainer(plan, base)
-    if kind == "fedavg-bf16":
-        _to_bfloat16(made)
+    made = RoundTrainer(plan, base, precision="bfloat16" if kind.endswith("bf16") else "float32")
     hostile(made)
     return made
-
-
-def _to_bfloat16(trainer: RoundTrainer) -> None:
-    """The frozen base; LoRA factors and head stay float32, as does what the head reads."""
-    trained = {id(trainer.classifier.parameter(name)) for name in trainer.spec.names}
-    for parameter in trainer.classifier.parameters():
-        if id(parameter) not in trained:
-            parameter.data = parameter.data.to(torch.bfloat16)
-    inner = trainer.classifier.encoder.forward
-
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        out: Any = inner(*args, **kwargs)
-        out.last_hidden_state = out.last_hidden_state.float()
-        return out
-
-    trainer.classifier.encoder.forward = forward
 
 
 def _parts(

@@ -33,6 +33,16 @@ def test_the_size_is_that_of_the_built_model(bases: dict[tuple[Kind, bool], Path
         assert update_bytes(plan, folder) == true, (kind, pooler)
 
 
+@pytest.mark.parametrize("method", ["head", "ffa", "fedavg"])
+def test_the_size_of_the_upper_layers(bases: dict[tuple[Kind, bool], Path], method: str) -> None:
+    for (kind, _), folder in bases.items():
+        plan = tiny_plan(folder, method={"kind": method}, lora={"rank": 3, "first_layer": 1})
+        true = 4 * method_for(plan).trainable(build_classifier(plan, folder).spec, 1).size
+        assert update_bytes(plan, folder) == true, kind
+    beyond = tiny_plan(bases["bert", True], method={"kind": "ffa"}, lora={"first_layer": 2})
+    assert update_bytes(beyond, bases["bert", True]) is None
+
+
 def test_no_weight_is_loaded(bases: dict[tuple[Kind, bool], Path], tmp_path: Path) -> None:
     """A file whose header is whole and whose weights are cut off is enough."""
     folder = bases["bert", False]

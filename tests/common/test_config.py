@@ -160,6 +160,8 @@ def _refused(call: Callable[[], object]) -> ConfigError:
         ("lora.targets", [], "lora.targets", "at least 1"),
         ("lora.targets", ["query", "query"], "lora", "distinct targets"),
         ("lora.targets", ["dense"], "lora.targets.0", "'dense'"),
+        ("lora.first_layer", -1, "lora.first_layer", "-1"),
+        ("lora.first_layer", 1024, "lora.first_layer", "1024"),
         ("method.kind", "magic", "method.kind", "'magic'"),
         ("task.windows", 17, "task.windows", "17"),
         ("task.windows", 0, "task.windows", "0"),
@@ -178,6 +180,9 @@ def _refused(call: Callable[[], object]) -> ConfigError:
         ("server.public", {"text": "t"}, "server.public.source", "Field required"),
         ("simulation.split", 3, "simulation.split", "3"),
         ("simulation.delta", 0.5, "simulation.delta", "0.5"),
+        ("simulation.engine", "fast", "simulation.engine", "'fast'"),
+        ("simulation.precision", "float16", "simulation.precision", "'float16'"),
+        ("simulation.device", "tpu", "simulation.device", "'tpu'"),
     ],
 )
 def test_a_fault_in_a_federation_is_told_with_file_key_and_mend(
@@ -223,6 +228,8 @@ def test_a_fault_in_a_federation_is_told_with_file_key_and_mend(
         ("policy.min_noise_multiplier", 0.0, "policy.min_noise_multiplier", "0"),
         ("policy.max_sample_rate", 1.5, "policy.max_sample_rate", "1.5"),
         ("resources.device", "tpu", "resources.device", "'tpu'"),
+        ("resources.engine", "auto", "resources.engine", "'auto'"),  # a site's engine is the operator's choice
+        ("resources.precision", "float16", "resources.precision", "'float16'"),
         ("stay", "yes", "stay", "'yes'"),
     ],
 )
@@ -513,6 +520,9 @@ def test_the_digest_is_that_of_what_is_meant_not_of_how_it_is_written(tmp_path: 
         ("server.wait", 5.0),
         ("server.public", {"source": "public.csv", "limit": 3}),
         ("simulation.seed", 7),
+        ("simulation.engine", "opacus"),
+        ("simulation.precision", "float32"),
+        ("simulation.device", "auto"),
         ("simulation.data", "all.csv"),
         ("simulation.label_map", {"a": "calm"}),
     ],
@@ -544,6 +554,28 @@ def test_canonical_json_is_canonical(tmp_path: Path) -> None:
 def test_golden_digest(tmp_path: Path) -> None:
     """The name of a plan must be the same in every version that reads format 1."""
     assert _plan(tmp_path, FEDERATION).digest == GOLDEN
+
+
+def test_first_layer_is_no_part_of_a_plan_that_has_lora_everywhere(tmp_path: Path) -> None:
+    """Such a plan keeps the digest that it had before the key was."""
+    raw = edited(FEDERATION, "lora.first_layer", 0)
+    assert _plan(tmp_path, raw).digest == GOLDEN
+    assert "first_layer" not in _plan(tmp_path, raw).canonical()
+    other = _plan(tmp_path, edited(FEDERATION, "lora.first_layer", 4))
+    assert other.digest != GOLDEN
+    assert '"first_layer":4' in other.canonical()
+    assert parse_plan(other.canonical()) == other
+    assert load_federation(_write(tmp_path, edited(FEDERATION, "lora.first_layer", 4))).plan == other
+
+
+def test_how_gradients_are_computed_is_by_default_the_reference_at_a_site(tmp_path: Path) -> None:
+    site = load_site(_write(tmp_path, SITE))
+    assert (site.resources.engine, site.resources.precision) == ("opacus", "float32")
+    raw = edited(edited(SITE, "resources.engine", "fused"), "resources.precision", "auto")
+    site = load_site(_write(tmp_path, raw))
+    assert (site.resources.engine, site.resources.precision) == ("fused", "auto")
+    simulation = load_federation(_write(tmp_path, FEDERATION)).simulation
+    assert (simulation.engine, simulation.precision, simulation.device) == ("auto", "auto", "cpu")
 
 
 def test_a_plan_cannot_be_changed_and_derives_its_buckets(tmp_path: Path) -> None:

@@ -201,6 +201,36 @@ def test_all_targets_and_ranks_of_the_plan_are_taken(bases: Mapping[Kind, Path],
     assert all("k_lin" in name or ".key." in name for name in _roles(single)[Role.LORA_A])
 
 
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_lora_from_a_later_layer_on(bases: Mapping[Kind, Path], kind: Kind, pooling: str) -> None:
+    """Fewer arrays, the same values in those that are left; at B = 0 the very logits of any other first layer."""
+    folder = bases[kind]
+    whole, zero, upper = (
+        build_classifier(_plan(folder, pooling, lora={"rank": RANK, **part}), folder)
+        for part in ({}, {"first_layer": 0}, {"first_layer": 1})
+    )
+    assert zero.spec == whole.spec
+    assert digest(zero.read()) == digest(whole.read())
+    assert all(np.array_equal(array, whole.read()[name]) for name, array in upper.read().items())
+    gone = {entry.name for entry in whole.spec.entries} - {entry.name for entry in upper.spec.entries}
+    assert gone == {e.name for e in whole.spec.entries if "lora" in e.role and ".layer.0." in e.name}
+    assert len(gone) == 2 * 2  # A and B of query and value
+    assert torch.equal(upper.features(*_tokens(folder)), whole.features(*_tokens(folder)))
+    moving = {id(parameter) for parameter in upper.parameters() if parameter.requires_grad}
+    assert moving == {id(upper.parameter(name)) for name in upper.spec.names}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("method", ["head", "fedavg"])
+def test_a_first_layer_that_the_base_has_not_is_refused(bases: Mapping[Kind, Path], kind: Kind, method: str) -> None:
+    plan = _plan(bases[kind], lora={"first_layer": LAYERS}, method={"kind": method})
+    with pytest.raises(ModelError, match="the base has 2 layers") as caught:
+        build_classifier(plan, bases[kind])
+    assert caught.value.where == "lora.first_layer"
+    assert "at most 1" in caught.value.mend
+
+
 def test_alpha_and_the_feature_scale_count(bases: Mapping[Kind, Path]) -> None:
     folder = bases["bert"]
     tables: list[Any] = [{}, {"lora": {"rank": RANK, "alpha": 1.0}}]

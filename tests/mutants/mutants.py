@@ -26,6 +26,7 @@ AGENT = (
 LEDGER = ("tests/client/test_ledger.py", "tests/client/test_ledger_states.py")
 BEHIND = ("tests/client/test_ledger_behind.py", "tests/client/test_ledger_restored.py")
 CHAIN = ("tests/client/test_ledger_chain.py",)
+FROZEN = ("tests/common/test_frozen.py", "tests/common/test_prefix.py", "tests/client/test_engines.py")
 POLICY = ("tests/client/test_policy.py",)
 METRICS = ("tests/client/test_evaluation.py", "tests/common/test_classification.py")
 SPLIT = ("tests/client/test_split.py", "tests/client/test_data.py")
@@ -380,6 +381,44 @@ MUTANTS = (
         "event.noise_multiplier / (math.sqrt(2) if replace else records)",
         "event.noise_multiplier / (1 if replace else records)",
         FIGURES,
+    ),
+    # The frozen base
+    Mutant(
+        "bfloat16: a batch's largest value scales the products",
+        "common/frozen.py",
+        "        return nn.functional.linear(x.to(weight.dtype), weight, bias).to(x.dtype)\n",
+        "        scale = x.abs().amax()\n"
+        "        return nn.functional.linear((x / scale).to(weight.dtype), weight).mul(scale).add(0 if bias is None else bias)"
+        ".to(x.dtype)\n",
+        MATES + FROZEN,
+    ),
+    Mutant(
+        "bfloat16: gradients are rounded with their mates",
+        "common/frozen.py",
+        "(gradient.to(weight.dtype) @ weight).to(gradient.dtype)",
+        "((gradient - gradient.mean(0)).to(weight.dtype) @ weight + (gradient.mean(0) @ weight.to(gradient.dtype)))",
+        MATES + FROZEN,
+    ),
+    Mutant(
+        "prefix: what is kept is rounded, what is computed is not",
+        "common/prefix.py",
+        "self._kept[number] = row.clone()",
+        "self._kept[number] = row.bfloat16().float()",
+        MATES + FROZEN,
+    ),
+    Mutant(
+        "prefix: room without a bound",
+        "common/prefix.py",
+        "                self._room -= size\n",
+        "",
+        FROZEN,
+    ),
+    Mutant(
+        "engine: Opacus where the site's own does not compute the plan",
+        "client/engines.py",
+        '    reason = None if name == "opacus" else not_covered(plan, base)\n',
+        "    reason = None\n",
+        FROZEN,
     ),
     # Operation
     Mutant(

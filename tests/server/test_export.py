@@ -56,6 +56,29 @@ def test_cls_adapter_in_stock_peft(tmp_path: Path, kind: Kind, pooler: bool, met
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert"])
+def test_adapter_of_the_upper_layers_in_stock_peft(tmp_path: Path, kind: Kind) -> None:
+    from peft import PeftModel
+    from safetensors.numpy import load_file
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    base = tiny_base(tmp_path / "base", kind)
+    plan = tiny_plan(base, model={"pooling": "cls"}, method={"kind": "fedavg"}, lora={"first_layer": 1})
+    classifier = trained(plan, base)
+    export_adapter(classifier, base, tmp_path / "adapter")
+    assert load_federation(tmp_path / "adapter" / "plan.toml").plan.digest == plan.digest
+    assert not any(".layer.0." in name for name in load_file(tmp_path / "adapter" / "adapter_model.safetensors"))
+
+    torch.manual_seed(1)
+    stock = AutoModelForSequenceClassification.from_pretrained(base, num_labels=3)
+    model = PeftModel.from_pretrained(stock, tmp_path / "adapter").eval()
+    with torch.no_grad():
+        found = model(**_inputs(AutoTokenizer.from_pretrained(tmp_path / "adapter"), 32)).logits.numpy()
+    expected = _logits(classifier, base)
+    assert np.ptp(expected, axis=0).max() > 0.01
+    assert np.abs(found - expected).max() == 0.0
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert"])
 def test_mean_adapter_in_stock_peft(tmp_path: Path, kind: Kind) -> None:
     from peft import PeftModel
     from safetensors import safe_open
