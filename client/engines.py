@@ -2,7 +2,7 @@
 
 A method that trains the last layer alone needs neither: its gradients have a closed form. Of the room
 `privet.client.fused` two functions are asked: `covers(plan, folder)`, why it does not compute a plan on the base in a
-folder, or None; and `engine(plan, folder, whole, trainable, precision)`, an engine that can be self-tested.
+folder, or None; and `engine(classifier, folder, trainable, precision)`, an engine that can be self-tested.
 """
 
 from importlib import import_module
@@ -15,7 +15,9 @@ from privet.common.errors import ConfigError
 from privet.common.precision import AskedPrecision, Precision, usable_precision
 
 if TYPE_CHECKING:
-    from privet.client.gradients import LinearEngine, OpacusEngine
+    from privet.client.fused import SiteEngine
+    from privet.client.gradients import OpacusEngine
+    from privet.client.linear import LinearEngine
     from privet.common.adapter import AdapterSpec
     from privet.common.model import Classifier
 
@@ -31,23 +33,24 @@ def gradient_engine(
     *,
     precision: Precision = "float32",
     frozen_features: bool = False,
-) -> "OpacusEngine | LinearEngine":
+) -> "OpacusEngine | LinearEngine | SiteEngine":
     """The engine of what a round trains of `classifier`; not yet self-tested.
 
     base: the folder of the classifier's base. precision: that of the classifier's frozen layers (`common.frozen`).
     frozen_features: the last layer alone is trained, on features computed once.
     Raises: ConfigError where the fused engine is asked for and not installed.
     """
-    from privet.client.gradients import LinearEngine, OpacusEngine
+    from privet.client.gradients import OpacusEngine
+    from privet.client.linear import LinearEngine
     from privet.client.rounded import RoundedOpacusEngine
     from privet.common.prefix import Resumable, splits
-    from privet.common.tasks.classification import per_example_loss
+    from privet.common.tasks.loss import per_example_loss
 
     parameters = {name: classifier.parameter(name) for name in trainable.names}
     if frozen_features:
         return LinearEngine(classifier.last_layer(), parameters, trainable, per_example_loss)
     if name == "fused":
-        made: OpacusEngine = _fused().engine(classifier.plan, base, classifier.spec, trainable, precision)
+        made: SiteEngine = _fused().engine(classifier, base, trainable, precision)
         return made
     kind = OpacusEngine if precision == "float32" else RoundedOpacusEngine
     module = Resumable(classifier) if splits(classifier) else classifier

@@ -1,6 +1,11 @@
-"""The fused gradient engine: a frozen BERT, LoRA and head whose backward pass emits per-window gradients."""
+"""The fused gradient engine: a frozen BERT, LoRA and head whose backward pass emits per-window gradients.
 
-from privet.client.fused.engine import FusedEngine, Shape
-from privet.client.fused.weights import Bert, bert, why_not
+weights.py     the frozen numbers; projection.py attention with LoRA, per-row gradients; encoder.py the forward pass
+factors.py     which flat weights are which factor, for each of K sites; sums.py clipped sums without whole rows
+engine.py      `FusedEngine`, for one site or K in one pass; build.py which plans it covers, and a site's own engine
+"""
 
-__all__ = ["Bert", "FusedEngine", "Shape", "bert", "why_not"]
+from privet.client.fused.build import SiteEngine, covers, engine, frozen_base, shape_of
+from privet.client.fused.engine import FusedEngine
+
+__all__ = ["FusedEngine", "SiteEngine", "covers", "engine", "frozen_base", "shape_of"]

@@ -42,7 +42,8 @@ class FusedEngine:
     """K sites' trainable weights [K, P] on one frozen base.
 
     whole: the layout of the adapter; trainable: the part of it that is trained; the rest is the same for all sites.
-    num_rows: of a batch, by bucket; None: as many as `TOKENS` allows.
+    num_rows: of a batch, by bucket; None: as many as `TOKENS` allows. ragged: each row meets its own site's weights,
+    in the same arithmetic for one site as for many; None: where there are several.
     """
 
     def __init__(
@@ -55,14 +56,17 @@ class FusedEngine:
         *,
         num_sites: int = 1,
         num_rows: Sequence[int] | None = None,
+        ragged: bool | None = None,
     ) -> None:
         self.spec, self.num_sites = trainable, num_sites
+        self._ragged = num_sites > 1 if ragged is None else ragged
         self._base, self._whole, self._shape, self._loss = base, whole, shape, loss
         self.num_rows = tuple(num_rows or (max(4, TOKENS // length) for length in shape.buckets))
         self.max_windows = max(max(self.num_rows), HELD_ROWS // trainable.size)
         self._flat = nn.Parameter(torch.zeros(num_sites, trainable.size, device=base.device))
         self._frozen: dict[str, Tensor] = {}
         self._layout = Layout(whole, trainable, len(base.layers))
+        self.num_labels = self._layout.head.shape[0]
         self.first_layer = self._layout.first_layer
 
     def parameters(self) -> Sequence[nn.Parameter]:
@@ -91,7 +95,9 @@ class FusedEngine:
     def unit_gradients(self, data: Examples, members: Members) -> UnitGradients:
         """A window that cannot be computed counts as zero."""
         size, count = self.max_windows, len(members.windows)
-        owners = None if members.owners is None else members.owners[members.slots]
+        owners = None
+        if self._ragged:
+            owners = np.zeros(count, np.int64) if members.owners is None else members.owners[members.slots]
         if count <= size or members.num_units > 1:
             passed = self._passed(data, members.windows, owners)
             if len(np.unique(members.slots)) == count and bool((members.shares == 1).all()):

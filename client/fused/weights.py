@@ -1,13 +1,13 @@
 """The frozen numbers of a BERT, laid out for the fused engine: one matrix for query, key and value of a layer."""
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from privet.common.architecture import Architecture
 
 _LAYER = "encoder.layer"
 
@@ -53,7 +53,7 @@ class Bert:
         return _mapped(self, lambda tensor: tensor.to(device))
 
 
-def bert(arrays: Mapping[str, Tensor], config: Mapping[str, Any], precision: torch.dtype) -> Bert:
+def bert(arrays: Mapping[str, Tensor], architecture: Architecture, precision: torch.dtype) -> Bert:
     """The frozen numbers from a base's tensors, named as in `BertModel` (without a leading "bert.").
 
     precision: of the frozen matrix products, torch.float32 or torch.bfloat16.
@@ -70,7 +70,7 @@ def bert(arrays: Mapping[str, Tensor], config: Mapping[str, Any], precision: tor
         return arrays[f"{name}.weight"].detach().float(), arrays[f"{name}.bias"].detach().float()
 
     layers = []
-    for index in range(int(config["num_hidden_layers"])):
+    for index in range(architecture.depth):
         at = f"{_LAYER}.{index}"
         projections = [f"{at}.attention.self.{name}" for name in ("query", "key", "value")]
         layers.append(
@@ -90,30 +90,18 @@ def bert(arrays: Mapping[str, Tensor], config: Mapping[str, Any], precision: tor
     pooler = None
     if "pooler.dense.weight" in arrays:
         pooler = matrix("pooler.dense"), bias("pooler.dense")
-    types = arrays["embeddings.token_type_embeddings.weight"][0].detach().float()
+    positions = arrays["embeddings.position_embeddings.weight"].detach().float()
+    if architecture.types:
+        positions = positions + arrays["embeddings.token_type_embeddings.weight"][0].detach().float()
     return Bert(
         words=arrays["embeddings.word_embeddings.weight"].detach().float(),
-        positions=arrays["embeddings.position_embeddings.weight"].detach().float() + types,
+        positions=positions,
         norm=norm("embeddings.LayerNorm"),
         layers=tuple(layers),
         pooler=pooler,
-        num_heads=int(config["num_attention_heads"]),
-        epsilon=float(config.get("layer_norm_eps", 1e-12)),
+        num_heads=architecture.heads,
+        epsilon=architecture.epsilon,
     )
-
-
-def why_not(folder: Path) -> str | None:
-    """Why the base in `folder` is not one that this engine computes as transformers does; None where it is."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    if config.get("model_type") != "bert":
-        return f"the base is of type {config.get('model_type')!r}, not 'bert'"
-    if config.get("hidden_act", "gelu") != "gelu":
-        return f"the base has the activation {config.get('hidden_act')!r}, not 'gelu'"
-    if config.get("position_embedding_type", "absolute") != "absolute":
-        return "the base's positions are not absolute"
-    if config.get("is_decoder") or config.get("add_cross_attention"):
-        return "the base is a decoder"
-    return None
 
 
 def _mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:

@@ -10,7 +10,8 @@ import torch
 from privet.client import app, engines
 from privet.client.describe import describe
 from privet.client.engines import asked_in_words, choose, found_in_words, not_covered, require
-from privet.client.gradients import LinearEngine, OpacusEngine
+from privet.client.gradients import OpacusEngine
+from privet.client.linear import LinearEngine
 from privet.client.preflight import machine
 from privet.client.preflight.results import Status
 from privet.client.rounded import RoundedOpacusEngine

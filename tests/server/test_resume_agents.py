@@ -22,9 +22,9 @@ from privet.server import export, run_folder
 from privet.server.resume import choose_run
 from privet.server.run_folder import RunFolder
 from privet.server.strategy import PrivetStrategy
-from tests.server.local_grid import LocalGrid
 from tests.client import agent_bench
 from tests.client.agent_bench import Bench, SeededAgent
+from tests.server.local_grid import LocalGrid
 from tests.server.restarts import Killed
 from tests.tiny_models import tiny_base, tiny_plan
 
