@@ -10,6 +10,7 @@ from privet.client.engines import asked_in_words
 from privet.client.flows import NEVER, RELEASES, flows
 from privet.client.policy import Admission
 from privet.common.config import Plan, Site
+from privet.common.methods.installed import words
 from privet.common.privacy.events import EvaluateEvent
 from privet.common.tasks.counts import predicted_standard_error
 
@@ -60,7 +61,7 @@ def asked(plan: Plan, admission: Admission, site: Site) -> list[str]:
         f"task: {plan.task.kind} into {len(labels)} labels: {_listed(labels)}",
         f"base model: {plan.model.base!r}, sha256 {plan.model.sha256[:16]}",
         _length(plan),
-        f"method: {plan.method.kind}, {training.optimizer} at learning rate {training.learning_rate:g}",
+        f"method: {_method(plan)}, {training.optimizer} at learning rate {training.learning_rate:g}",
         *_lora(plan),
         f"{training.rounds} rounds and {training.spare_rounds} spare ones, {training.local_steps} local steps each",
     ]
@@ -146,7 +147,11 @@ def _label_changes(old: list[str], new: list[str]) -> list[str]:
 def _leaves(plan: Plan) -> Iterator[tuple[str, Any]]:
     for table, value in json.loads(plan.canonical()).items():
         if isinstance(value, dict):
-            yield from ((f"{table}.{key}", inner) for key, inner in value.items())
+            for key, inner in value.items():
+                if isinstance(inner, dict):  # a method's options
+                    yield from ((f"{table}.{key}.{name}", option) for name, option in inner.items())
+                else:
+                    yield f"{table}.{key}", inner
         else:
             yield table, value
 
@@ -168,6 +173,12 @@ def _lora(plan: Plan) -> list[str]:
         return []
     first = plan.lora.first_layer
     return [f"LoRA on the base's layers from number {first} on, counted from 0; those below stay as they are"]
+
+
+def _method(plan: Plan) -> str:
+    """By metadata alone: a method that only the server names is not imported in order to be described."""
+    options = ", ".join(f"{name} = {_value(value)}" for name, value in sorted(plan.method.options.items()))
+    return words(plan.method.kind) + (f" with {options}" if options else "")
 
 
 def _length(plan: Plan) -> str:

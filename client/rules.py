@@ -1,7 +1,9 @@
 """The single rules of a site's policy, each a function of plan and site file: it lets pass, or refuses."""
 
 from privet.common.config import Plan, Site
-from privet.common.errors import Code, RefusedError
+from privet.common.errors import Code, PrivetError, RefusedError
+from privet.common.methods import is_foreign, method_for
+from privet.common.methods.installed import words
 from privet.common.privacy.events import EvaluateEvent
 
 MAX_STEPS = 1_000_000  # of a plan's whole horizon; fixed, so that no site file can ask for endless work
@@ -20,7 +22,8 @@ def allow_plan(plan: Plan, site: Site) -> None:
         what, mend = f'federation.{name}.release does not hold "update".', "add it, if an update may leave."
     elif plan.method.kind not in policy.methods:
         allowed = ", ".join(policy.methods) or "none"
-        what, mend = f"Method {plan.method.kind} is not among policy.methods ({allowed}).", "add it there."
+        what = f"Method {words(plan.method.kind)} is not among policy.methods ({allowed})."
+        mend = "add it there, once you trust the package that provides it." if is_foreign(plan) else "add it there."
     elif horizon > policy.max_rounds:
         what = f"Expected rounds + spare_rounds <= policy.max_rounds = {policy.max_rounds}, got {horizon}."
         mend = "ask for a shorter plan, or raise policy.max_rounds."
@@ -33,8 +36,18 @@ def allow_plan(plan: Plan, site: Site) -> None:
         )
         mend = "ask for fewer rounds or fewer local steps."
     else:
+        _allow_method(plan)
         return
     raise RefusedError(Code.REFUSED_POLICY, what, mend=mend)
+
+
+def _allow_method(plan: Plan) -> None:
+    """That this machine has the method and can make it. It may import the code of another package, so that every other
+    rule comes first: above all policy.methods, by which the operator says that this code may run."""
+    try:
+        method_for(plan)
+    except PrivetError as error:
+        raise RefusedError(Code.REFUSED_POLICY, error.what, where=error.where, mend=error.mend) from None
 
 
 def no_table(name: str) -> RefusedError:
@@ -128,7 +141,7 @@ def in_words(site: Site, federation: str) -> list[str]:
     if membership is None:
         return [f"Every plan of federation {federation}: the site file has no [federation.{federation}] table."]
     released = ", ".join(membership.release) or "nothing"
-    methods = ", ".join(policy.methods) or "none"
+    methods = ", ".join(map(words, policy.methods)) or "none"
     return [
         f"Any plan that would reserve more than epsilon {membership.epsilon:g}, delta {membership.delta:g} for "
         f"federation {federation} in all, or more than epsilon {budget.epsilon:g}, delta {budget.delta:g} for this "

@@ -8,6 +8,8 @@ from importlib.metadata import Distribution, distributions
 from importlib.util import find_spec
 from pathlib import Path
 
+from privet.common.methods.installed import GROUP
+
 ROOMS = ("client", "common", "server", "simulations")
 _SUFFIXES = {".py", ".j2"}
 
@@ -19,6 +21,7 @@ class Package:
     name: str
     version: str
     sha256: str  # 64 hex digits, or "" where it has no RECORD
+    methods: tuple[str, ...] = ()  # federated methods that it provides; they run where policy.methods names them
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,8 @@ def installed() -> Software:
     for distribution in distributions():  # of two with one name, the first on the path is imported
         name = distribution.metadata["Name"]
         if name:
-            package = Package(_plain(name), distribution.version, _record_sha256(distribution))
+            methods = sorted(entry.name for entry in distribution.entry_points if entry.group == GROUP)
+            package = Package(_plain(name), distribution.version, _record_sha256(distribution), tuple(methods))
             found.setdefault(package.name, package)
     return Software(
         python=f"{platform.python_implementation()} {platform.python_version()}",

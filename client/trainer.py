@@ -18,6 +18,7 @@ from privet.client.flat_engine import GradientEngine
 from privet.client.unit_gradients import Members, together
 from privet.common.adapter import Floats
 from privet.common.examples import Examples, Integers
+from privet.common.methods import Adjust
 from privet.common.privacy.events import TrainEvent
 from privet.common.privacy.noise import NoiseSource, privatise
 
@@ -33,6 +34,7 @@ class TrainSpec:
     optimizer: str
     learning_rate: float
     weight_decay: float = 0.0
+    adjust: Adjust | None = None  # a method's own: noised gradient, weights, start -> what the optimizer steps by
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,9 @@ def train_together(model: GradientEngine, sites: Sequence[Local], spec: TrainSpe
             ]
             total = clipped_sums(model, sites, drawn)
             gradient = np.stack([_noised(of_one, site) for of_one, site in zip(total, sites, strict=True)])
+            if spec.adjust is not None:
+                shape = gradient.shape
+                gradient = spec.adjust(gradient, model.read().reshape(shape), start.reshape(shape))
             model.assign(torch.from_numpy(gradient))
             optimizer.step()
         return (model.read() - start).reshape(len(sites), -1)

@@ -20,7 +20,7 @@ from privet.common.examples import INFERENCE_ROWS, TRAINING_ROWS, Batch, Example
 from privet.common.frozen import freeze
 from privet.common.inference import frozen_features, record_logits
 from privet.common.initial import uniform
-from privet.common.methods import method_for
+from privet.common.methods import adjustment, method_for
 from privet.common.model import Classifier, build_classifier, load_tokenizer
 from privet.common.precision import Precision
 from privet.common.prefix import CACHE_BYTES, PrefixExamples, splits
@@ -114,6 +114,7 @@ class RoundTrainer:
             optimizer=training.optimizer,
             learning_rate=training.learning_rate,
             weight_decay=training.weight_decay,
+            adjust=adjustment(self.method),
         )
         change, _ = train(engine, examples, spec, noise)
         return engine.spec.unflatten(change)

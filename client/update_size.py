@@ -7,6 +7,7 @@ from typing import Any
 from privet.common.base import checked_base
 from privet.common.config import Plan, Site
 from privet.common.errors import ModelError
+from privet.common.methods import is_foreign
 
 # Of each architecture: config.json's names of width and depth, and the head of its stock sequence classifier.
 _WIDTH = {"bert": "hidden_size", "roberta": "hidden_size", "distilbert": "dim"}
@@ -29,11 +30,12 @@ def local_base(plan: Plan, site: Site) -> Path | None:
 
 
 def update_bytes(plan: Plan, folder: Path | None) -> int | None:
-    """Bytes of one update's float32 arrays on the base in `folder`; None without a base, or one of another kind.
+    """Bytes of one update's float32 arrays on the base in `folder`; None without a base, with one of another kind, or
+    for a method that is none of privet's own.
 
     Only config.json and the names in the weights' headers are read: what the base's file lacks is trained anew.
     """
-    if folder is None:
+    if folder is None or is_foreign(plan):
         return None
     try:
         path = folder / "config.json"

@@ -45,13 +45,13 @@ def run_server(
         resume = found
     command = f"privet server {shlex.quote(str(file))} --resume"
     plan, server = federation.plan, federation.server
+    method = method_for(plan)
     base = checked_base(plan.model.base, plan.model.sha256)
     certificates = load_certificates(server)
     allowed = load_sites(server.sites)
     public = load_public(server.public, plan.task.labels) if server.public is not None else None
     classifier = build_classifier(plan, base)
     start = load_start(plan, server, classifier, base)
-    method = method_for(plan)
     frozen = method.frozen_features(classifier.spec)
     evaluate = None
     if public is not None:

@@ -92,7 +92,8 @@ def _value(plan: Plan, key: str) -> Any:
 
 def _allow_frozen(plan: Plan, earlier: Classifier, arrays: Arrays) -> None:
     """Raises: ConfigError where an array that sites derive, and the method never trains, is not the derived one."""
-    trained = set(method_for(plan).trainable(earlier.spec, 1).names)
+    method = method_for(plan)
+    trained = set(method.broadcast(earlier.spec, method.init(arrays), 1))  # in some round
     derived = initial_adapter(earlier.spec, plan.method.seed)
     differing = [name for name in earlier.spec.names if name not in trained and (arrays[name] != derived[name]).any()]
     if not differing:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import unicodedata
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -11,6 +12,7 @@ from pydantic import (
     ConfigDict,
     FailFast,
     Field,
+    PlainValidator,
     SerializerFunctionWrapHandler,
     model_serializer,
     model_validator,
@@ -83,10 +85,26 @@ class ModelSpec(Table):
     feature_scale: Annotated[float, Field(gt=0, le=1000)] = 10.0  # of the L2-normalised mean vector
 
 
+def _option(value: object) -> bool | int | float | str:
+    """A method's option: no conversion, so that every machine reads the same value out of the canonical JSON."""
+    if isinstance(value, bool) or (isinstance(value, int) and abs(value) <= 2**53):
+        return value
+    if isinstance(value, float) and math.isfinite(value):
+        return value
+    if isinstance(value, str) and len(value) <= 200:
+        return value
+    raise ValueError("Expected true or false, a finite number (integers up to 2^53), or at most 200 characters.")
+
+
+OptionName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
+Option = Annotated[bool | int | float | str, PlainValidator(_option)]
+
+
 class MethodSpec(Table):
     """How updates become the next adapter."""
 
-    kind: Literal["head", "fedavg", "ffa"] = "head"
+    kind: Name = "head"  # "head", "ffa", "fedavg", or the name that an installed distribution gave its own
+    options: Annotated[dict[OptionName, Option], Field(max_length=32)] = Field(default_factory=dict)  # of that method
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0  # of the derived initial weights
     server_learning_rate: Annotated[float, Field(gt=0, le=10)] = 1.0
     server_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -94,8 +112,12 @@ class MethodSpec(Table):
 
     @model_serializer(mode="wrap")
     def _without_none(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """TOML has no null; and a plan that starts anew keeps the digest that it had before this key was."""
-        return {key: value for key, value in handler(self).items() if value is not None}
+        """TOML has no null; and a plan that starts anew, or has no options, keeps the digest that it had before these
+        keys were."""
+        return {key: value for key, value in handler(self).items() if value is not None and value != {}}
+
+    def __hash__(self) -> int:  # options are a dict
+        return hash(self.model_dump_json())
 
 
 class LoraSpec(Table):

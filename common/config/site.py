@@ -129,7 +129,7 @@ class PolicySpec(Table):
     max_sample_rate: Annotated[float, Field(gt=0, le=1)] = 1.0
     max_rounds: Annotated[int, Field(ge=1)] = 10_000  # of one plan's horizon
     max_local_steps: Annotated[int, Field(ge=1)] = 1_000  # of one round
-    methods: Annotated[tuple[Literal["head", "fedavg", "ffa"], ...], Field(strict=False)] = ("head", "fedavg", "ffa")
+    methods: Annotated[tuple[Name, ...], Field(strict=False, max_length=64)] = ("head", "fedavg", "ffa")
 
 
 _TIME = r"([01]\d|2[0-3]):[0-5]\d"

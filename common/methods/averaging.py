@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from privet.common.adapter import MAX_WEIGHT, AdapterSpec, Arrays, Floats, Role
-from privet.common.methods.base import State, Update, server_step, weighted_mean
+from privet.common.methods.base import State, Update, Values, server_step, weighted_mean
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,9 @@ class Averaging:
     def aggregate(self, spec: AdapterSpec, state: State, round: int, updates: Sequence[Update]) -> State:
         mean = weighted_mean(updates, self.trainable(spec, round).names)
         return server_step(state, mean, learning_rate=self.learning_rate, momentum=self.momentum, bound=MAX_WEIGHT)
+
+    def local_gradient(self, gradient: Values, weights: Values, start: Values) -> Values:
+        return gradient
 
 
 ROLES = {

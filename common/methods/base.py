@@ -1,15 +1,18 @@
 """The interface of a federated method: pure functions on named arrays, no transport, no torch.
 
-After local differential privacy everything here is post-processing.
+After local differential privacy everything here is post-processing. docs/methods.md says how to write one.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
 from privet.common.adapter import AdapterSpec, Arrays, Floats
+
+Values: TypeAlias = Any  # a numpy array or a torch tensor, float32 [..., P]; the operators that both have will do
+Adjust: TypeAlias = Callable[[Values, Values, Values], Values]  # Method.local_gradient
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,15 @@ class Method(Protocol):
     def aggregate(self, spec: AdapterSpec, state: State, round: int, updates: Sequence[Update]) -> State:
         """The state after the round. Raises: ValueError where all weights are zero."""
         ...
+
+    def local_gradient(self, gradient: Values, weights: Values, start: Values) -> Values:
+        """What a site's optimizer steps by, in place of the noised gradient. Called after the noise, at every step.
+
+        Each is float32 [..., P]: the noised gradient, the present weights, and those that the round began with. Leading
+        axes are sites, many in one pass: none may learn of another, and nothing is kept between calls. So it is a
+        function of noised values and the plan alone: post-processing. Nothing that is given may be written to.
+        """
+        return gradient
 
 
 def weighted_mean(updates: Sequence[Update], names: Sequence[str]) -> dict[str, Floats]:

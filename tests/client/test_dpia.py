@@ -225,6 +225,13 @@ def test_the_software_is_that_of_this_environment() -> None:
     assert by_name["torch"].sha256 == hashlib.sha256(Path(str(record.locate())).read_bytes()).hexdigest()
 
 
+def test_a_package_with_a_method_of_its_own_is_told_as_such() -> None:
+    package = Package("privet-fedprox", "0.1.0", "a1" * 32, ("fedprox",))
+    text = _page(make_plan(), make_site(), software=replace(SOFTWARE, packages=(*SOFTWARE.packages, package)))
+    assert "privet-fedprox (provides the method fedprox)" in text
+    assert "torch (provides" not in text
+
+
 def test_the_sources_digest_is_of_every_file(tmp_path: Path) -> None:
     room = tmp_path / "client"
     (room / "templates").mkdir(parents=True)

@@ -162,7 +162,16 @@ def _refused(call: Callable[[], object]) -> ConfigError:
         ("lora.targets", ["dense"], "lora.targets.0", "'dense'"),
         ("lora.first_layer", -1, "lora.first_layer", "-1"),
         ("lora.first_layer", 1024, "lora.first_layer", "1024"),
-        ("method.kind", "magic", "method.kind", "'magic'"),
+        ("method.kind", "Head", "method.kind", "'Head'"),  # which methods there are, the machine's packages say
+        ("method.kind", "h\u0435ad", "method.kind", "pattern"),  # a Cyrillic letter
+        ("method.options", {"Mu": 0.1}, "method.options.Mu.[key]", "pattern"),
+        ("method.options", {"mu": float("nan")}, "method.options.mu", "finite number"),
+        ("method.options", {"mu": float("inf")}, "method.options.mu", "finite number"),
+        ("method.options", {"mu": 2**53 + 1}, "method.options.mu", "2^53"),
+        ("method.options", {"mu": [0.1]}, "method.options.mu", "finite number"),
+        ("method.options", {"mu": {"a": 1}}, "method.options.mu", "finite number"),
+        ("method.options", {"mu": "x" * 201}, "method.options.mu", "200 characters"),
+        ("method.options", {f"o{i}": i for i in range(33)}, "method.options", "at most 32"),
         ("task.windows", 17, "task.windows", "17"),
         ("task.windows", 0, "task.windows", "0"),
         ("task.stride", 64, "task", "stride below 64"),
@@ -549,6 +558,20 @@ def test_canonical_json_is_canonical(tmp_path: Path) -> None:
     assert "dringend – ü" in text
     assert not {"server", "simulation"} & raw.keys()
     assert not {"epsilon", "delta"} & _leaves(Plan, raw)
+
+
+def test_options_of_a_method_are_in_the_digest_as_they_are_meant(tmp_path: Path) -> None:
+    plain = _plan(tmp_path, FEDERATION)
+    assert "options" not in plain.canonical()
+    assert _plan(tmp_path, edited(FEDERATION, "method.options", {})).digest == plain.digest
+    values: list[Any] = [1, 1.0, True, "1", 1e300, -0.0, 5e-324, 2**53]
+    plans = [_plan(tmp_path, edited(FEDERATION, "method.options", {"mu": value})) for value in values]
+    assert len({plan.digest for plan in [plain, *plans]}) == len(values) + 1
+    for plan, value in zip(plans, values, strict=True):
+        read = parse_plan(plan.canonical())
+        assert read.canonical() == plan.canonical()
+        assert repr(read.method.options["mu"]) == repr(value)
+        assert hash(read) == hash(plan)
 
 
 def test_golden_digest(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def _try(mutant: Mutant, folder: Path) -> str:
 def _copy(tree: Path) -> Path:
     """The rooms and the tests, importable as `privet.…` from the copy alone."""
     ignore = shutil.ignore_patterns("__pycache__")
-    for room in (*ROOMS, "tests"):
+    for room in (*ROOMS, "tests", "examples", "docs"):
         shutil.copytree(ROOT / room, tree / room, ignore=ignore)
     shutil.copy(ROOT / "pyproject.toml", tree)
     (tree / "path" / "privet").mkdir(parents=True)

@@ -28,6 +28,8 @@ BEHIND = ("tests/client/test_ledger_behind.py", "tests/client/test_ledger_restor
 CHAIN = ("tests/client/test_ledger_chain.py",)
 FROZEN = ("tests/common/test_frozen.py", "tests/common/test_prefix.py", "tests/client/test_engines.py")
 POLICY = ("tests/client/test_policy.py",)
+FOREIGN = ("tests/client/test_foreign_method.py",)
+INSTALLED = ("tests/common/test_installed_methods.py",)
 METRICS = ("tests/client/test_evaluation.py", "tests/common/test_classification.py")
 SPLIT = ("tests/client/test_split.py", "tests/client/test_data.py")
 FIGURES = ("tests/common/privacy/test_accountant.py", "tests/common/privacy/test_horizon.py")
@@ -58,72 +60,75 @@ MUTANTS = (
     Mutant(
         "clip: to twice the norm",
         "client/trainer.py",
-        "torch.clamp(event.max_grad_norm / (",
-        "torch.clamp(2 * event.max_grad_norm / (",
+        "torch.clamp(bound / (",
+        "torch.clamp(2 * bound / (",
         TRAINER,
     ),
     Mutant(
         "joint clip: the norm of the first half of the parameters",
         "client/unit_gradients.py",
-        "            norms[slot] = torch.linalg.vector_norm(gradient)",
-        "            norms[slot] = torch.linalg.vector_norm(gradient[: len(gradient) // 2])",
+        "torch.linalg.vector_norm(gradients, dim=1)",
+        "torch.linalg.vector_norm(gradients[:, : gradients.shape[1] // 2], dim=1)",
         TRAINER + MATES,
     ),
     Mutant(
         "Poisson sampling: every unit takes part",
         "client/trainer.py",
-        "drawn = np.flatnonzero(noise.mask(data.units.num_units, event.sample_rate))",
-        "drawn = np.arange(data.units.num_units)",
+        "np.flatnonzero(site.noise.mask(site.data.units.num_units, site.event.sample_rate)) for site in sites",
+        "np.arange(site.data.units.num_units) for site in sites",
         TRAINER,
     ),
     Mutant(
         "Poisson sampling: one draw for all steps",
         "client/trainer.py",
-        """        for _ in range(event.steps):
-            drawn = np.flatnonzero(noise.mask(data.units.num_units, event.sample_rate))
+        """        for _ in range(spec.event.steps):
+            drawn = [
+                np.flatnonzero(site.noise.mask(site.data.units.num_units, site.event.sample_rate)) for site in sites
+            ]
 """,
-        """        drawn = np.flatnonzero(noise.mask(data.units.num_units, event.sample_rate))
-        for _ in range(event.steps):
+        """        drawn = [
+            np.flatnonzero(site.noise.mask(site.data.units.num_units, site.event.sample_rate)) for site in sites
+        ]
+        for _ in range(spec.event.steps):
 """,
         TRAINER,
     ),
     Mutant(
         "empty draw: no noise, no step",
         "client/trainer.py",
-        "            total = clipped_sum(model, data, drawn, event, noise)\n",
-        "            if not len(drawn):\n                continue\n"
-        "            total = clipped_sum(model, data, drawn, event, noise)\n",
+        "            total = clipped_sums(model, sites, drawn)\n",
+        "            if not any(map(len, drawn)):\n                continue\n"
+        "            total = clipped_sums(model, sites, drawn)\n",
         TRAINER,
     ),
     Mutant(
         "denominator: the units drawn in place of B",
         "client/trainer.py",
-        "                expected_batch=event.expected_batch,\n",
-        "                expected_batch=max(1, len(drawn)),\n",
+        "            gradient = np.stack([_noised(of_one, site) for of_one, site in zip(total, sites, strict=True)])\n",
+        "            gradient = np.stack([_noised(of_one, site) for of_one, site in zip(total, sites, strict=True)])\n"
+        "            gradient *= np.float32(spec.event.expected_batch / max(1, len(drawn[0])))\n",
         TRAINER,
     ),
     Mutant(
         "unit grouping: each record on its own",
         "client/trainer.py",
-        "    slots = np.repeat(np.arange(len(group)), [len(windows) for windows, _ in group])\n"
-        "    windows, shares = (np.concatenate(parts) for parts in zip(*group, strict=True))\n"
-        "    return Members(windows, slots, shares, len(group))",
-        "    windows, shares = (np.concatenate(parts) for parts in zip(*group, strict=True))\n"
-        "    return Members(windows, np.arange(len(windows)), np.ones_like(shares), len(windows))",
+        "        yield Members(windows[part], slots[part] - first, shares[part], last - first)\n",
+        "        alone = np.arange(len(windows[part]))\n"
+        "        yield Members(windows[part], alone, np.ones_like(shares[part]), len(alone))\n",
         TRAINER,
     ),
     Mutant(
         "units: more than k records",
         "client/trainer.py",
-        "    if len(records) > max_records:\n",
-        "    if len(records) > max_records + 10_000:\n",
+        "    if counts.max(initial=0) > max_records:\n",
+        "    if counts.max(initial=0) > max_records + 10_000:\n",
         TRAINER,
     ),
     Mutant(
         "units: always the same k records",
         "client/trainer.py",
-        "records = records[noise.choose(len(records), max_records)]",
-        "records = records[:max_records]",
+        "part[noise.choose(len(part), max_records)] if",
+        "part[:max_records] if",
         TRAINER,
     ),
     Mutant(
@@ -144,7 +149,7 @@ MUTANTS = (
         "state: the optimizer steps by a data-dependent rate",
         "client/trainer.py",
         "            optimizer.step()\n",
-        '            optimizer.param_groups[0]["lr"] = spec.learning_rate * (1 + 1e-3 * len(drawn))\n'
+        '            optimizer.param_groups[0]["lr"] = spec.learning_rate * (1 + 1e-3 * len(drawn[0]))\n'
         "            optimizer.step()\n",
         TRAINER + MATES,
     ),
@@ -201,6 +206,41 @@ MUTANTS = (
         "    if sample_rate > min(limit, 1.0):",
         "    if sample_rate > 1e9:",
         POLICY,
+    ),
+    Mutant(
+        "methods: one that the policy does not list is imported and run",
+        "client/rules.py",
+        "    elif plan.method.kind not in policy.methods:\n",
+        "    elif not policy.methods:\n",
+        FOREIGN,
+    ),
+    Mutant(
+        "methods: imported before the policy is asked",
+        "client/rules.py",
+        "    horizon, local_steps = plan.training.horizon, plan.training.local_steps\n",
+        "    horizon, local_steps = plan.training.horizon, plan.training.local_steps\n    _allow_method(plan)\n",
+        FOREIGN,
+    ),
+    Mutant(
+        "methods: a name that looks like one of privet's own",
+        "common/methods/installed.py",
+        "    if lookalikes:\n",
+        "    if not name:\n",
+        INSTALLED,
+    ),
+    Mutant(
+        "methods: the hook is given the sum before the noise",
+        "client/trainer.py",
+        "gradient = spec.adjust(gradient, model.read().reshape(shape), start.reshape(shape))",
+        "gradient = spec.adjust(\n                    (total / spec.event.expected_batch).astype(np.float32), model.read().reshape(shape), start)",
+        FOREIGN,
+    ),
+    Mutant(
+        "methods: what the hook gives is not looked at",
+        "common/methods/checked.py",
+        "        if not bool((abs(found) < math.inf).all()):\n",
+        "        if not found.shape:\n",
+        (*FOREIGN, "tests/common/test_checked_methods.py"),
     ),
     Mutant(
         "refusal: an unapproved plan is trained",
