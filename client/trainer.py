@@ -88,7 +88,8 @@ def clipped_sum(
     model: GradientEngine, data: Examples, drawn: NDArray[np.intp], event: TrainEvent, noise: NoiseSource
 ) -> NDArray[np.float64]:
     """Σ_u c_u g_u over the drawn units, float64 [P]. Each unit adds a vector of norm at most C."""
-    return clipped_sums(model, [Local(data, event, noise)], [drawn])[0]
+    total: NDArray[np.float64] = clipped_sums(model, [Local(data, event, noise)], [drawn])[0]
+    return total
 
 
 def clipped_sums(
@@ -102,7 +103,8 @@ def clipped_sums(
         bound = bounds[0] if members.owners is None else bounds[torch.from_numpy(members.owners)]
         factors = torch.clamp(bound / (_MARGIN * gradients.norms() + _TINY), max=1.0)
         total += gradients.weighted_sum(factors)
-    return total.numpy()
+    sums: NDArray[np.float64] = total.numpy()
+    return sums
 
 
 def _noised(total: NDArray[np.float64], site: Local) -> Floats:

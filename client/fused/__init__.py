@@ -6,6 +6,6 @@ engine.py      `FusedEngine`, for one site or K in one pass; build.py which plan
 """
 
 from privet.client.fused.build import SiteEngine, covers, engine, frozen_base, shape_of
-from privet.client.fused.engine import FusedEngine
+from privet.client.fused.engine import FusedEngine, read_features
 
-__all__ = ["FusedEngine", "SiteEngine", "covers", "engine", "frozen_base", "shape_of"]
+__all__ = ["FusedEngine", "SiteEngine", "covers", "engine", "frozen_base", "read_features", "shape_of"]

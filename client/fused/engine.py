@@ -8,7 +8,7 @@ and whatever the other rows hold: `same_everywhere` says whether that is so on t
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from privet.client.flat_engine import Loss
 from privet.client.fused.encoder import attention_bias, embed, encode, features
 from privet.client.fused.factors import Layout, Weights
+from privet.client.fused.projection import Factors
 from privet.client.fused.sums import Passed, SingleWindows
 from privet.client.fused.weights import Bert
 from privet.client.unit_gradients import Members, Rows, UnitGradients, Whole, add_shares, zero_unless_finite
 from privet.common.adapter import AdapterSpec, Arrays, Floats
-from privet.common.examples import Batch, Examples, Integers, TokenExamples
+from privet.common.examples import Batch, Examples, Integers, TokenExamples, fill
 
 HELD_ROWS = 16_000_000  # values of windows' gradients that are held at once, float32
 TOKENS = 2048  # of one batch: what keeps a core's caches warm
@@ -61,7 +62,7 @@ class FusedEngine:
         self.spec, self.num_sites = trainable, num_sites
         self._ragged = num_sites > 1 if ragged is None else ragged
         self._base, self._whole, self._shape, self._loss = base, whole, shape, loss
-        self.num_rows = tuple(num_rows or (max(4, TOKENS // length) for length in shape.buckets))
+        self.num_rows = tuple(num_rows or default_rows(shape))
         self.max_windows = max(max(self.num_rows), HELD_ROWS // trainable.size)
         self._flat = nn.Parameter(torch.zeros(num_sites, trainable.size, device=base.device))
         self._frozen: dict[str, Tensor] = {}
@@ -115,13 +116,9 @@ class FusedEngine:
         return self._passed(data, windows, owners).rows(self._layout)
 
     def _passed(self, data: Examples, windows: Integers, owners: Integers | None) -> Passed:
-        weights, layout = self._weights(), self._layout
+        weights = self._weights()
         batches = list(self._batches(data, windows, owners))
-        num_rows, num_labels, d = sum(len(batch.labels) for batch in batches), *layout.head.shape
-        tables = [
-            torch.empty(num_rows, width + _ODD, device=self._base.device)[:, :width]
-            for width in (layout.num_lora, num_labels, d)
-        ]
+        tables = self._tables(sum(len(batch.labels) for batch in batches))
         order = np.zeros(len(windows), np.int64)
         start = 0
         for batch in batches:
@@ -129,7 +126,24 @@ class FusedEngine:
             self._fill([table[start:end] for table in tables], batch, weights)
             order[batch.places] = start + batch.rows
             start = end
-        return Passed(*(table.cpu() for table in tables), order)
+        lora, delta, inputs = (table.cpu() for table in tables)
+        return Passed(lora, delta, inputs, order)
+
+    def per_row(self, batch: Batch) -> Tensor:
+        """The gradient of each row's loss, float32 [rows, P]; dummy rows are zero."""
+        tables = self._tables(len(batch.labels))
+        if self._ragged and batch.owners is None:
+            batch = replace(batch, owners=np.zeros(len(batch.labels), np.int64))
+        self._pass(batch, self._weights(), tables)
+        lora, delta, inputs = (table.cpu() for table in tables)
+        return Passed(lora, delta, inputs, np.arange(len(lora))).rows(self._layout)
+
+    def _tables(self, num_rows: int) -> list[Tensor]:
+        """For LoRA's rows [N, Q], δ [N, L] and x [N, d]."""
+        return [
+            torch.empty(num_rows, width + _ODD, device=self._base.device)[:, :width]
+            for width in (self._layout.num_lora, *self._layout.head.shape)
+        ]
 
     def _fill(self, tables: Sequence[Tensor], batch: Batch, weights: Weights) -> None:
         """As `fill` does: where a batch raises, each window is computed by itself, and is zero where that raises."""
@@ -180,14 +194,42 @@ class FusedEngine:
             (delta,) = torch.autograd.grad(self._loss(logits, labels, weights).sum(), logits)
         return delta
 
-    def logits(self, batch: Batch) -> Tensor:
-        """[rows, L], under the first site's weights."""
-        base, shape = self._base, self._shape
+    def logits(self, data: TokenExamples, windows: Integers) -> Tensor:
+        """Of each window, float32 [windows, L], under the first site's weights; nan for one that cannot be computed."""
+        met = self._weights().met(None)
+        table = torch.zeros(len(windows), self.num_labels)
+
+        def outputs(batch: Batch) -> Tensor:
+            return met.logits(forward(self._base, self._shape, batch, met.layers)).cpu()
+
         with torch.no_grad():
-            met = self._weights().met(None)
-            ids, mask = (tensor.to(base.device) for tensor in batch.inputs)
-            hidden = encode(base, embed(base, ids), attention_bias(mask), met.layers)
-            return met.logits(features(base, hidden, mask, shape.pooling, shape.feature_scale)).cpu()
+            for batch in data.packed(windows, self.num_rows):
+                fill(table, batch, outputs, torch.nan)
+        return table
 
     def _weights(self) -> Weights:
         return Weights(self._layout, self._flat.detach(), self._frozen, self._shape.lora_scale)
+
+
+def forward(base: Bert, shape: Shape, batch: Batch, layers: Sequence[Factors | None]) -> Tensor:
+    """What the last layer reads of every row, [N, d]."""
+    ids, mask = (tensor.to(base.device) for tensor in batch.inputs)
+    hidden = encode(base, embed(base, ids), attention_bias(mask), layers)
+    return features(base, hidden, mask, shape.pooling, shape.feature_scale)
+
+
+def read_features(base: Bert, shape: Shape, data: TokenExamples, windows: Integers) -> Floats:
+    """What the last layer reads of these windows without LoRA, float32 [windows, d]; nan for one that cannot be
+    computed."""
+    table = torch.zeros(len(windows), base.width)
+    without = [None] * len(base.layers)
+    with torch.no_grad():
+        for batch in data.packed(windows, default_rows(shape)):
+            fill(table, batch, lambda given: forward(base, shape, given, without).cpu(), torch.nan)
+    found: Floats = table.numpy()
+    return found
+
+
+def default_rows(shape: Shape) -> tuple[int, ...]:
+    """As many rows of each bucket as `TOKENS` allows."""
+    return tuple(max(4, TOKENS // length) for length in shape.buckets)

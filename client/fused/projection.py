@@ -40,13 +40,13 @@ class Factors:
 def attend(x: Tensor, weight: Tensor, bias: Tensor, factors: Factors | None, mask: Tensor, num_heads: int) -> Tensor:
     """Heads side by side, [N, T, d] float32, of x [N, T, d]; mask [N, 1, T, T] is added to the scores."""
     anchor = torch.zeros((), requires_grad=torch.is_grad_enabled())  # below the first layer no input wants a gradient
-    out: Tensor = _Attention.apply(x, anchor, weight, bias, factors, mask, num_heads)
+    out: Tensor = _Attention.apply(x, anchor, weight, bias, factors, mask, num_heads)  # type: ignore[no-untyped-call]
     return out
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """A frozen linear layer in the precision of its weight; the result keeps that precision."""
-    out: Tensor = _Frozen.apply(x, weight, bias)
+    out: Tensor = _Frozen.apply(x, weight, bias)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -77,10 +77,10 @@ class _Attention(torch.autograd.Function):
         y = functional.linear(x.to(weight.dtype), weight, bias).float()
         low = None if factors is None else _add_low_rank(y, x, factors)
         parts = y.view(n, length, 3, num_heads, d // num_heads).permute(2, 0, 3, 1, 4).unbind(0)
-        parts = tuple(part.detach().requires_grad_(True) for part in parts)
+        q, k, v = (part.detach().requires_grad_(True) for part in parts)
         with torch.enable_grad():
-            seen = functional.scaled_dot_product_attention(*parts, attn_mask=mask)
-        ctx.x, ctx.low, ctx.parts, ctx.seen, ctx.weight, ctx.factors = x, low, parts, seen, weight, factors
+            seen = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        ctx.x, ctx.low, ctx.parts, ctx.seen, ctx.weight, ctx.factors = x, low, (q, k, v), seen, weight, factors
         return seen.detach().transpose(1, 2).reshape(n, length, d)
 
     @staticmethod

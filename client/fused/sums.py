@@ -33,7 +33,8 @@ class Passed:
         if bool(torch.isfinite(sums).all()):  # a sum that is finite has no other terms
             return self
         bad = ~torch.stack([torch.isfinite(part).all(dim=1) for part in parts]).all(dim=0).unsqueeze(1)
-        return Passed(*(torch.where(bad, torch.zeros_like(part), part) for part in parts), self.order)
+        lora, delta, inputs = (torch.where(bad, torch.zeros_like(part), part) for part in parts)
+        return Passed(lora, delta, inputs, self.order)
 
     def rows(self, layout: Layout) -> Tensor:
         """The whole gradient of each window, float32 [windows, P], in the windows' order."""

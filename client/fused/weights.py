@@ -50,7 +50,8 @@ class Bert:
 
     def to(self, device: torch.device) -> "Bert":
         """All tensors on `device`."""
-        return _mapped(self, lambda tensor: tensor.to(device))
+        moved: Bert = _mapped(self, lambda tensor: tensor.to(device))
+        return moved
 
 
 def bert(arrays: Mapping[str, Tensor], architecture: Architecture, precision: torch.dtype) -> Bert:

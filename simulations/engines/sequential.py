@@ -12,6 +12,7 @@ from privet.common.adapter import AdapterSpec, Arrays, Floats
 from privet.common.base import checked_base
 from privet.common.examples import UNKNOWN, Examples, FeatureExamples, Integers, TokenExamples, Units, Windows
 from privet.common.inference import frozen_features, record_logits
+from privet.common.precision import usable_precision
 from privet.common.privacy.noise import SeededNoise
 from privet.simulations.engines.store import Part, Store
 from privet.simulations.engines.work import Recipe, Run
@@ -20,10 +21,12 @@ from privet.simulations.engines.work import Recipe, Run
 class SequentialWork:
     """A `Work`; see work.py. trainer: of the same plan, where there is one already."""
 
-    def __init__(self, recipe: Recipe, store: Store, trainer: RoundTrainer | None = None) -> None:
+    def __init__(self, recipe: Recipe, store: Store, trainer: RoundTrainer | None = None, *, because: str = "") -> None:
         plan = recipe.plan
-        self._plan, self._store = plan, store
-        self._trainer = trainer or RoundTrainer(plan, recipe.base or checked_base(plan.model.base, plan.model.sha256))
+        self._plan, self._store, self._because = plan, store, because
+        precision, self._precision = usable_precision(recipe.precision)
+        base = recipe.base or checked_base(plan.model.base, plan.model.sha256)
+        self._trainer = trainer or RoundTrainer(plan, base, precision=precision)
         self._run: Run | None = None
 
     @property
@@ -32,7 +35,8 @@ class SequentialWork:
 
     @property
     def words(self) -> str:
-        return "opacus, one site after the other" if not self._trainer.frozen_features else "last layer, float64"
+        way = "last layer, float64" if self._trainer.frozen_features else "opacus, one site after the other"
+        return f"{way}; {self._precision}" + (f" (not fused: {self._because})" if self._because else "")
 
     def begin(self, run: Run) -> None:
         self._run = run

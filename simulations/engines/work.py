@@ -24,10 +24,13 @@ from numpy.typing import NDArray
 
 from privet.common.adapter import AdapterSpec, Arrays, Floats
 from privet.common.config import Plan
+from privet.common.errors import ConfigError
+from privet.common.precision import AskedPrecision
 from privet.common.privacy.events import TrainEvent
 from privet.simulations.engines.store import Store
 
 Device = Literal["cpu", "cuda", "auto"]
+AskedEngine = Literal["auto", "opacus", "fused"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,10 +105,31 @@ class Recipe:
     base: Path | None
     device: Device = "auto"
     make: Make | None = None  # None: `make_work`
+    engine: AskedEngine = "auto"  # of gradients
+    precision: AskedPrecision = "auto"  # of the frozen base
 
 
 def make_work(recipe: Recipe, store: Store) -> Work:
-    """The fastest work that computes this plan."""
+    """The fused engine where it computes this plan, else the agent's own trainer.
+
+    Raises: ConfigError where the fused engine is asked for and does not.
+    """
+    from privet.client.fused import covers
+    from privet.common.base import checked_base
+
+    plan = recipe.plan
+    base = recipe.base or checked_base(plan.model.base, plan.model.sha256)
+    reason = "Opacus is asked for" if recipe.engine == "opacus" else covers(plan, base)
+    if reason is None:
+        from privet.simulations.engines.fused import FusedWork
+
+        return FusedWork(recipe, store, base)
+    if recipe.engine == "fused":
+        raise ConfigError(
+            f"the fused engine does not compute this plan: {reason}.",
+            where="simulation.engine",
+            mend='set "auto" or "opacus".',
+        )
     from privet.simulations.engines.sequential import SequentialWork
 
-    return SequentialWork(recipe, store)
+    return SequentialWork(recipe, store, because=reason)

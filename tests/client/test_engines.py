@@ -1,4 +1,4 @@
-"""The choice of engine and precision: a site's is kept or refused, a simulation's is told; what runs is what was asked."""
+"""The choice of engine and precision: a site's is kept or refused, a simulation's is told; what was asked is run."""
 
 from pathlib import Path
 from types import SimpleNamespace

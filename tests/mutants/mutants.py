@@ -232,7 +232,8 @@ MUTANTS = (
         "methods: the hook is given the sum before the noise",
         "client/trainer.py",
         "gradient = spec.adjust(gradient, model.read().reshape(shape), start.reshape(shape))",
-        "gradient = spec.adjust(\n                    (total / spec.event.expected_batch).astype(np.float32), model.read().reshape(shape), start)",
+        "gradient = spec.adjust(\n"
+        "                    (total / spec.event.expected_batch).astype(np.float32), model.read(), start)",
         FOREIGN,
     ),
     Mutant(
@@ -428,8 +429,8 @@ MUTANTS = (
         "common/frozen.py",
         "        return nn.functional.linear(x.to(weight.dtype), weight, bias).to(x.dtype)\n",
         "        scale = x.abs().amax()\n"
-        "        return nn.functional.linear((x / scale).to(weight.dtype), weight).mul(scale).add(0 if bias is None else bias)"
-        ".to(x.dtype)\n",
+        "        product = nn.functional.linear((x / scale).to(weight.dtype), weight).mul(scale)\n"
+        "        return product.add(0 if bias is None else bias).to(x.dtype)\n",
         MATES + FROZEN,
     ),
     Mutant(
