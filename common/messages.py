@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Annotated, Literal, Protocol
 
 import numpy as np
@@ -169,12 +170,18 @@ def parse_reply(record: RecordDict) -> Reply:
     """
     carried = read(record, max_text=MAX_REPLY_BODY, max_values=MAX_VALUES)
     try:
-        body = ReplyBody.model_validate_json(carried.text)
+        body = _reply_body(carried.text)
     except (ValidationError, ValueError, RecursionError):
         raise WireError("The reply's body is not of the known schema.") from None
     if carried.shapes and body.code is not Code.OK:
         raise WireError("Arrays come with the code ok only.")
     return Reply(body, unpack_arrays(carried))
+
+
+@lru_cache(maxsize=64)
+def _reply_body(text: str) -> ReplyBody:
+    """Frozen: replies of one text, as those of a round are, share it. Raises: pydantic.ValidationError."""
+    return ReplyBody.model_validate_json(text)
 
 
 def max_request_bytes(num_values: int) -> int:

@@ -18,6 +18,7 @@ array([[1., 1.]], dtype=float32)
 import json
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -121,6 +122,7 @@ def _listing(shapes: Shapes) -> str:
     return json.dumps([[name, list(shape)] for name, shape in shapes], separators=(",", ":"))
 
 
+@lru_cache(maxsize=8)
 def _shapes(listing: str) -> Shapes:
     """Names and shapes of a canonical listing: bounded, sorted, unique, and written in the one way.
 

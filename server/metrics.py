@@ -96,7 +96,7 @@ class Evaluation:
             name = self.asked.get(message.metadata.src_node_id)
             if name is None or name in self.answered or name in self.failed:
                 continue
-            reply = sound_reply(message, plan, self.number)
+            reply = sound_reply(message, roster.digest, self.number)
             roster.heard(name, reply)
             code = Code.UNAVAILABLE if reply is None else reply.code
             if reply is not None and code is Code.OK:

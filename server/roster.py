@@ -60,9 +60,10 @@ class Roster:
         session_of: Callable[[int], object] = lambda _node: None,
     ) -> None:
         self._plan, self.name_of, self._on_event = plan, name_of, on_event
+        self.digest = plan.digest
         self._session_of = session_of
         self._heads = Heads() if heads is None else heads
-        self._offer = OfferBody(plan=plan.canonical(), plan_digest=plan.digest, adapter_digest=digest(initial))
+        self._offer = OfferBody(plan=plan.canonical(), plan_digest=self.digest, adapter_digest=digest(initial))
         self._first = to_record(Request(self._offer))  # for every site that has shown no ledger yet
         self._offers: dict[str, _Offer] = {}  # on their way, by message id
         self._believed: dict[str, Statement] = {}  # the last of each site that was checked and accepted
@@ -154,7 +155,7 @@ class Roster:
             if message.metadata.src_node_id != offer.node:  # nobody agrees for another
                 self._settle(offer, Code.UNAVAILABLE, None)
                 continue
-            reply = sound_reply(message, self._plan, 0)
+            reply = sound_reply(message, self.digest, 0)
             self.heard(offer.name, reply)
             code = Code.UNAVAILABLE if reply is None else reply.code
             statement = None if reply is None else reply.body.statement
@@ -191,7 +192,7 @@ class Roster:
         self._on_event({"event": "offer", "site": name, "code": str(code), "epsilon": epsilon})
 
 
-def sound_reply(message: Message, plan: Plan, round: int) -> Reply | None:
+def sound_reply(message: Message, plan_digest: str, round: int) -> Reply | None:
     """The reply if it is well-formed and answers this plan and round; None for anything else."""
     if message.has_error():
         return None
@@ -199,6 +200,6 @@ def sound_reply(message: Message, plan: Plan, round: int) -> Reply | None:
         reply = parse_reply(message.content)
     except WireError:
         return None
-    if reply.body.plan_digest != plan.digest or reply.body.round != round:
+    if reply.body.plan_digest != plan_digest or reply.body.round != round:
         return None
     return reply

@@ -122,7 +122,7 @@ class PrivetStrategy(Strategy):  # type: ignore[misc]
             name = now.cohort.get(message.metadata.src_node_id)
             if name is None or name in updates or name in failed:
                 continue
-            reply = sound_reply(message, self.plan, server_round)
+            reply = sound_reply(message, self.roster.digest, server_round)
             self.roster.heard(name, reply)
             code = Code.UNAVAILABLE if reply is None else reply.code
             if reply is not None and code is Code.OK:
@@ -226,7 +226,7 @@ class PrivetStrategy(Strategy):  # type: ignore[misc]
         for message in grid.send_and_receive(messages, timeout=_FINISH_TIMEOUT):
             if message.metadata.src_node_id in nodes:
                 name = self.roster.name_of(message.metadata.src_node_id)
-                self.roster.heard(name, sound_reply(message, self.plan, 0))
+                self.roster.heard(name, sound_reply(message, self.roster.digest, 0))
 
     def _aggregate(self, number: int, updates: dict[str, dict[str, Floats]]) -> None:
         names = sorted(updates)  # a fixed order: sums do not depend on who answered first

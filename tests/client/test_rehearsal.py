@@ -337,9 +337,9 @@ def test_nothing_of_a_rehearsal_passes_for_a_request_or_an_update(plan: Plan, se
     with pytest.raises(WireError):
         parse_reply(to_record(reply))
     message: Any = SimpleNamespace(has_error=lambda: False, content=to_record(reply))
-    assert sound_reply(message, plan, 1) is None
+    assert sound_reply(message, plan.digest, 1) is None
     message.content = to_record(Reply(ReplyBody(code=Code.OK, plan_digest=plan.digest, round=1), server.arrays()))
-    assert sound_reply(message, plan, 1) is not None
+    assert sound_reply(message, plan.digest, 1) is not None
     with pytest.raises(WireError):
         parse_rehearsal_reply(message.content)
 
