@@ -2,7 +2,7 @@
 
 A method that trains the last layer alone needs neither: its gradients have a closed form. Of the room
 `privet.client.fused` two functions are asked: `covers(plan, folder)`, why it does not compute a plan on the base in a
-folder, or None; and `engine(classifier, folder, trainable, precision)`, an engine that can be self-tested.
+folder, or None; and `engine_of(classifier, folder, trainable, precision)`, an engine that can be self-tested.
 """
 
 from importlib import import_module
@@ -50,7 +50,7 @@ def gradient_engine(
     if frozen_features:
         return LinearEngine(classifier.last_layer(), parameters, trainable, per_example_loss)
     if name == "fused":
-        made: SiteEngine = _fused().engine(classifier, base, trainable, precision)
+        made: SiteEngine = _fused().engine_of(classifier, base, trainable, precision)
         return made
     kind = OpacusEngine if precision == "float32" else RoundedOpacusEngine
     module = Resumable(classifier) if splits(classifier) else classifier

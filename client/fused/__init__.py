@@ -5,7 +5,7 @@ factors.py     which flat weights are which factor, for each of K sites; sums.py
 engine.py      `FusedEngine`, for one site or K in one pass; build.py which plans it covers, and a site's own engine
 """
 
-from privet.client.fused.build import SiteEngine, covers, engine, frozen_base, shape_of
+from privet.client.fused.build import SiteEngine, covers, engine_of, frozen_base, shape_of
 from privet.client.fused.engine import FusedEngine, read_features
 
-__all__ = ["FusedEngine", "SiteEngine", "covers", "engine", "frozen_base", "read_features", "shape_of"]
+__all__ = ["FusedEngine", "SiteEngine", "covers", "engine_of", "frozen_base", "read_features", "shape_of"]

@@ -159,7 +159,7 @@ def _batch(ids: Tensor, mask: Tensor, labels: Tensor) -> Batch:
     return Batch((ids, mask), labels, torch.ones(len(ids)), rows, rows)
 
 
-def engine(classifier: Classifier, folder: Path, trainable: AdapterSpec, precision: Precision) -> SiteEngine:
+def engine_of(classifier: Classifier, folder: Path, trainable: AdapterSpec, precision: Precision) -> SiteEngine:
     """The engine of what a round trains of `classifier`, whose base is in `folder`."""
     made = SiteEngine(classifier, frozen_base(classifier.plan, folder, precision), trainable)
     made.take_over()

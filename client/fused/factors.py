@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from privet.client.fused.projection import Factors
 from privet.common.adapter import AdapterSpec, Entry, Role
@@ -113,18 +113,28 @@ class Weights:
         table [N, Q]: where the backward pass leaves each row's gradient; None without one.
         """
 
-        def of_rows(factor: Tensor) -> Tensor:
-            return factor[:1] if owners is None else factor if len(factor) == 1 else factor[owners]
+        trains = self._layout.trains
+
+        def of_rows(factor: Tensor, entry: Entry) -> Tensor:
+            """A frozen factor is met as the same by all, however many sites there are."""
+            return factor[:1] if owners is None or not trains(entry) else factor[owners]
 
         layers: list[Factors | None] = []
-        for layer, (down, ups) in enumerate(zip(self._downs, self._ups, strict=True)):
+        for down, ups, pairs in zip(self._downs, self._ups, self._layout.layers, strict=True):
             if down is None:
                 layers.append(None)
                 continue
-            targets = tuple(pair.target for pair in self._layout.layers[layer])
-            out = (None, []) if table is None else self._layout.outputs(table, layer)
-            layers.append(Factors(of_rows(down), [of_rows(up) for up in ups], targets, self._scale, *out))
-        return Met(layers, of_rows(self._head), of_rows(self._bias))
+            out = (None, []) if table is None else self._layout.outputs(table, len(layers))
+            layers.append(
+                Factors(
+                    of_rows(down, pairs[0].down),
+                    [of_rows(up, pair.up) for up, pair in zip(ups, pairs, strict=True)],
+                    tuple(pair.target for pair in pairs),
+                    self._scale,
+                    *out,
+                )
+            )
+        return Met(layers, of_rows(self._head, self._layout.head), of_rows(self._bias, self._layout.head_bias))
 
 
 @dataclass(frozen=True)
@@ -137,16 +147,13 @@ class Met:
     bias: Tensor
 
     def logits(self, inputs: Tensor) -> Tensor:
-        """[N, L] of features [N, d]."""
-        if len(self.head) == 1:
-            return nn.functional.linear(inputs, self.head[0], self.bias[0])
-        return torch.baddbmm(self.bias.unsqueeze(2), self.head, inputs.unsqueeze(2)).squeeze(2)
+        """[N, L] of features [N, d]. Row by row: in one product of few columns a row's place would show."""
+        weight = self.head.expand(len(inputs), -1, -1)
+        return torch.baddbmm(self.bias.expand(len(inputs), -1).unsqueeze(2), weight, inputs.unsqueeze(2)).squeeze(2)
 
     def through_head(self, delta: Tensor) -> Tensor:
         """∂ loss / ∂ features [N, d] of ∂ loss / ∂ logits [N, L]."""
-        if len(self.head) == 1:
-            return delta @ self.head[0]
-        return torch.bmm(delta.unsqueeze(1), self.head).squeeze(1)
+        return torch.bmm(delta.unsqueeze(1), self.head.expand(len(delta), -1, -1)).squeeze(1)
 
 
 def _lora_name(name: str) -> tuple[int, int, str]:

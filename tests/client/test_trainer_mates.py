@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from privet.client.engines import EngineName
 from privet.client.flat_engine import GradientEngine
 from privet.client.trainer import _groups, clipped_sum
 from privet.client.training import RoundTrainer
@@ -33,18 +34,24 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_base(tmp_path_factory.mktemp("base"))
 
 
-@pytest.fixture(scope="module", params=["fedavg", "fedavg-bf16", "cls", "upper-bf16", "head"])
+@pytest.fixture(
+    scope="module",
+    params=["fedavg", "fedavg-bf16", "cls", "upper-bf16", "head", "fused", "fused-cls", "fused-upper-bf16"],
+)
 def trainer(request: pytest.FixtureRequest, base: Path) -> RoundTrainer:
     """With weights that a malicious server may send; the frozen base in bfloat16 where its name says so."""
     kind = request.param
     plan = tiny_plan(
         base,
         method={"kind": "head" if kind == "head" else "fedavg"},
-        model={"pooling": "cls" if kind == "cls" else "mean"},
-        lora={"first_layer": 1 if kind.startswith("upper") else 0},
+        model={"pooling": "cls" if kind.endswith("cls") else "mean"},
+        lora={"first_layer": 1 if "upper" in kind else 0},
         task={"max_length": 16, "buckets": [8, 16], "windows": 3, "stride": 2},
     )
-    made = RoundTrainer(plan, base, precision="bfloat16" if kind.endswith("bf16") else "float32")
+    engine: EngineName = "fused" if kind.startswith("fused") else "opacus"
+    made = RoundTrainer(plan, base, engine=engine, precision="bfloat16" if kind.endswith("bf16") else "float32")
+    if engine == "fused":
+        assert not hostile(made).pinned  # else the places that are tried here would be no places
     hostile(made)
     return made
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from privet.client.fused import SiteEngine
 from privet.client.trainer import TrainSpec
 from privet.client.training import RoundTrainer
 from privet.common.config import Plan
@@ -93,4 +94,6 @@ def hostile(trainer: RoundTrainer) -> Any:
     trainer.classifier.write(
         {e.name: rng.normal(0, deviation.get(e.role, 1.0), e.shape).astype(np.float32) for e in trainer.spec.entries}
     )
+    if isinstance(engine, SiteEngine):
+        engine.take_over()
     return engine
