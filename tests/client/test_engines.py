@@ -1,4 +1,4 @@
-"""The choice of engine and precision: a site's is kept or refused, a simulation's is told; what was asked is run."""
+"""The choice of engine and precision: a site's is kept or refused, a simulation's is told; what is asked for runs."""
 
 from pathlib import Path
 from types import SimpleNamespace

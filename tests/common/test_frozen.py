@@ -35,7 +35,7 @@ def test_product_and_gradient_are_those_of_float64(inputs: int, outputs: int, bi
     assert y.dtype == torch.float32
     assert float((y.detach() - exact).abs().max()) <= EPSILON * float(exact.abs().max())
     g = torch.randn_like(y)
-    y.backward(g)  # type: ignore[no-untyped-call]
+    y.backward(g)
     assert x.grad is not None
     assert x.grad.dtype == torch.float32
     back = g.bfloat16().double() @ weight
@@ -116,7 +116,7 @@ def test_logits_are_near_those_in_float32(tmp_path: Path, kind: Kind) -> None:
     found = []
     for precision in ("float32", "bfloat16"):
         classifier = _trained(plan, base)
-        freeze(classifier, precision)  # type: ignore[arg-type]
+        freeze(classifier, precision)
         with torch.no_grad():
             found.append(classifier(ids, torch.ones_like(ids)))
     assert 0 < float((found[0] - found[1]).norm() / found[0].norm()) < 0.03

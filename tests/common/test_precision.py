@@ -26,7 +26,7 @@ def test_the_processors_units(monkeypatch: pytest.MonkeyPatch, amx: bool, avx: b
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx)
     assert bfloat16_hardware() == found
     for asked in ("auto", "bfloat16"):
-        given, words = usable_precision(asked)  # type: ignore[arg-type]
+        given, words = usable_precision(asked)
         assert given == ("bfloat16" if found else "float32")
         assert (found or "no bfloat16 hardware") in words
     assert usable_precision("float32") == ("float32", "float32")

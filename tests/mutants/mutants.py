@@ -429,8 +429,8 @@ MUTANTS = (
         "common/frozen.py",
         "        return nn.functional.linear(x.to(weight.dtype), weight, bias).to(x.dtype)\n",
         "        scale = x.abs().amax()\n"
-        "        product = nn.functional.linear((x / scale).to(weight.dtype), weight).mul(scale)\n"
-        "        return product.add(0 if bias is None else bias).to(x.dtype)\n",
+        "        y = nn.functional.linear((x / scale).to(weight.dtype), weight).mul(scale)\n"
+        "        return (y if bias is None else y + bias).to(x.dtype)\n",
         MATES + FROZEN,
     ),
     Mutant(
