@@ -70,6 +70,17 @@ def test_evaluations_are_named_with_their_bytes_and_errors(release: Release) -> 
     assert f"at most {0.5 / math.sqrt(200):.2g}" in text
 
 
+def test_lora_from_a_later_layer_on_is_told_and_so_is_its_change() -> None:
+    plain = edit(make_plan(), method={"kind": "fedavg"})
+    upper = edit(plain, lora={"first_layer": 3})
+    words = "LoRA on the base's layers from number 3 on"
+    assert words in _words(upper, make_admission(upper, **PENDING))
+    assert words not in _words(edit(upper, method={"kind": "head"}), make_admission(upper, **PENDING))
+    assert "first_layer" not in _words(plain, make_admission(plain, **PENDING))
+    assert changes(plain, upper) == ["lora.first_layer: 0 → 3", "unchanged otherwise"]
+    assert changes(upper, plain) == ["lora.first_layer: 3 → 0", "unchanged otherwise"]
+
+
 def test_a_site_that_releases_no_metrics_is_told_so() -> None:
     plan = evaluating_plan("confusion")
     text = _words(plan, make_admission(plan, **PENDING))
