@@ -70,7 +70,7 @@ class Worker:
             local_only=header["local_only"],
             engine=header["engine"],
             precision=header["precision"],
-            cache_bytes=cache_bytes(header["memory"]),
+            cache_bytes=cache_bytes(header.get("memory")),
         )
         self._prepare_seconds = round(time.monotonic() - began, 3)
         made = {"initial_digest": self._stage.initial_digest, "size": self._stage.size}

@@ -81,7 +81,8 @@ def test_the_page_holds_what_is_signed(evaluated: tuple[Plan, Site, Admission]) 
     assert admission.evaluation is not None
     for words in (
         "north", "wards", "localhost:9092", plan.digest, plan.model.sha256, "2026-01-02 03:04", "12,345 bytes",
-        "16 bytes", "waits for approval", "by the closed form of the last layer, all in float32", f"{admission.event.noise_multiplier:g}", "epsilon = ", "ε, replace",
+        "16 bytes", "waits for approval", "by the closed form of the last layer, all in float32",
+        f"{admission.event.noise_multiplier:g}", "epsilon = ", "ε, replace",
         "advantage", "hits at 1 % false alarms", "torch 9.8.7", "c0" * 32, "d0" * 32, "has none", SOFTWARE.environment,
         "CPython 3.11.0", "signature", "Data-protection officer", "predicted standard errors", "7.5",
         f"{admission.evaluation.noise_multiplier:g}", "This site's ledger knows no earlier plan",

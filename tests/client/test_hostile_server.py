@@ -61,7 +61,7 @@ _BUILT: dict[str, tuple[RoundTrainer, dict[str, Any]]] = {}
 def bench_of(plan: Plan, base: Path, rows: list[tuple[str, str, str]] = ROWS, **changes: Any) -> Iterator[Bench]:
     """In a folder of its own, with one model a plan: hypothesis runs a test's body many times."""
 
-    def built(plan: Plan, folder: Path) -> RoundTrainer:
+    def built(plan: Plan, folder: Path, **_: object) -> RoundTrainer:
         if plan.digest not in _BUILT:
             made = RoundTrainer(plan, folder)
             _BUILT[plan.digest] = made, made.classifier.read()

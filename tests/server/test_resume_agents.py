@@ -165,7 +165,7 @@ def test_a_killed_server_over_real_agents(
     plan = tiny_plan(base, method={"kind": kind, "server_momentum": 0.5}, **SETTINGS)
     trainer = RoundTrainer(plan, base)
     for room in (preparation, agent_bench):
-        monkeypatch.setattr(room, "RoundTrainer", lambda *_: trainer)
+        monkeypatch.setattr(room, "RoundTrainer", lambda *_, **__: trainer)
 
     def village(name: str) -> Village:
         return Village(monkeypatch, tmp_path / name, plan, base, trainer)
