@@ -193,11 +193,11 @@ def test_the_fused_room_is_asked_with_all_that_it_needs(
 ) -> None:
     asked: list[Any] = []
     trainer = RoundTrainer(lora, base)
-    room = SimpleNamespace(covers=lambda *_: None, engine=lambda *given: asked.append(given))
+    room = SimpleNamespace(covers=lambda *_: None, engine_of=lambda *given: asked.append(given))
     monkeypatch.setattr(engines, "_fused", lambda: room)
     trainable = trainer.method.trainable(trainer.spec, 1)
     engines.gradient_engine("fused", trainer.classifier, trainable, base, precision="bfloat16")
-    assert asked == [(lora, base, trainer.spec, trainable, "bfloat16")]
+    assert asked == [(trainer.classifier, base, trainable, "bfloat16")]
 
 
 def test_the_self_test_in_bfloat16_is_as_tight_and_sees_a_mate(
