@@ -12,6 +12,7 @@ from privet.common.adapter import AdapterSpec, Arrays, Floats
 from privet.common.base import checked_base
 from privet.common.examples import UNKNOWN, Examples, FeatureExamples, Integers, TokenExamples, Units, Windows
 from privet.common.inference import frozen_features, record_logits
+from privet.common.initial import initial_adapter
 from privet.common.precision import usable_precision
 from privet.common.privacy.noise import SeededNoise
 from privet.simulations.engines.store import Part, Store
@@ -28,6 +29,7 @@ class SequentialWork:
         base = recipe.base or checked_base(plan.model.base, plan.model.sha256)
         self._trainer = trainer or RoundTrainer(plan, base, precision=precision)
         self._run: Run | None = None
+        self._others: dict[str, Floats] = {}  # what a round may not train
 
     @property
     def spec(self) -> AdapterSpec:
@@ -40,13 +42,16 @@ class SequentialWork:
 
     def begin(self, run: Run) -> None:
         self._run = run
+        self._others = initial_adapter(self.spec, self._plan.method.seed)
 
     def hold(self, arrays: Arrays) -> None:
-        self._trainer.classifier.write(arrays)
+        self._others |= arrays
 
     def train(self, round: int, sites: Sequence[int], start: Floats) -> Floats:
         assert self._run is not None
         trainable = self._trainer.method.trainable(self.spec, round)
+        fixed = {name: array for name, array in self._others.items() if name not in trainable.names}
+        self._trainer.classifier.write(fixed)  # whatever was judged in between
         updates = np.empty((len(sites), trainable.size), np.float32)
         for row, site in enumerate(sites):
             weights = trainable.unflatten(start if start.ndim == 1 else start[row])

@@ -2,27 +2,22 @@
 
 import json
 import math
-from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import ConfigRecord, Message, RecordDict
 
-from privet.client.training import RoundTrainer
 from privet.common.adapter import digest, load
 from privet.common.config import Federation, Plan, SimulationSpec, load_federation
-from privet.common.errors import Code, ConfigError, DataError, RunError
+from privet.common.errors import ConfigError, DataError, RunError
 from privet.common.examples import UNKNOWN
-from privet.common.messages import OfferBody, Request, TrainBody, parse_reply, to_record
-from privet.common.model import initial_arrays
 from privet.common.privacy.calibration import noise_multiplier
-from privet.common.privacy.events import TrainEvent
-from privet.common.privacy.noise import SeededNoise
 from privet.server.checkpoint import load_checkpoint
-from privet.simulations import SimulationData, simulate
+from privet.simulations import SimulationData
+from privet.simulations import simulate as simulate_anywhere
 from privet.simulations.data import generated, load_data
 from privet.simulations.run import Simulation, Simulator
 from tests.tiny_models import tiny_base, tiny_plan
@@ -32,6 +27,7 @@ TOPICS = {
     "urgent": ("charged", "twice", "refund", "card", "please"),
     "other": ("locked", "transfer", "failed", "account", "today"),
 }
+simulate = partial(simulate_anywhere, workers=0)  # in this process: workers are tried in test_engines.py
 COMMON = ("the", "has", "a", "and", "no", "in", "was", "my", "is")
 LABELS = tuple(TOPICS)
 PLACES = ("North Ward", "South", "East")
@@ -239,83 +235,11 @@ def test_a_hundred_sites(base: Path, data: SimulationData) -> None:
     assert len(ran.statements) == 100
 
 
-def test_preparing_sites_side_by_side_gives_what_each_gives_alone(
-    base: Path, data: SimulationData, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Before anything else used the tokenizer, and with more threads than cores."""
-    monkeypatch.setattr("privet.simulations.run.os.sched_getaffinity", lambda _: set(range(16)), raising=False)
-    records = data.sites("iid", LABELS, num_sites=40, seed=0)
-    simulator = Simulator(_plan(base), replace(data, test_texts=(), test_labels=()))
-    together: Any = simulator.prepare(records)
-    assert list(together) == list(records)
-    for name, part in records.items():
-        alone: Any = simulator.trainer.prepare(part)
-        examples, _, num_units = together[name]
-        assert num_units == part.num_units
-        assert np.array_equal(examples.labels, alone.labels)
-        assert np.array_equal(examples.features.numpy(), alone.features.numpy())
-
-
 def test_a_cohort_is_drawn(base: Path, data: SimulationData) -> None:
     ran = simulate(_plan(base, cohort={"fraction": 0.5}), data, sites=6, epsilon=math.inf)
     cohorts: list[Any] = [row["cohort"] for row in ran.history]
     assert all(len(cohort) == 3 for cohort in cohorts)
     assert set(ran.statements) == {f"site-{index}" for index in range(6)}
-
-
-# One trainer
-
-
-@pytest.mark.parametrize("kind", ["head", "ffa"])
-def test_a_virtual_sites_update_is_the_trainers_own(base: Path, data: SimulationData, kind: str) -> None:
-    """The same call that a site's agent makes; only the source of noise differs."""
-    plan = _plan(base, kind)
-    simulator = Simulator(plan, data)
-    records = data.sites("iid", LABELS, num_sites=3, seed=0)["site-1"]
-    event = simulator._event(records.num_units, 8.0, SimulationSpec())
-    assert event is not None
-    site = VirtualSite("site-1", simulator.trainer, simulator.trainer.prepare(records), event, None, seed=3)
-    trainer = RoundTrainer(plan, base)
-    examples = trainer.prepare(records)
-    start = initial_arrays(trainer.classifier)
-    sent = {name: start[name] + np.float32(0.1) for name in trainer.method.trainable(trainer.spec, 2).names}
-    request = Request(TrainBody(plan_digest=plan.digest, round=2), sent)
-    reply = parse_reply(site.answer(to_record(request)))
-    expected = trainer.update(sent, examples, 2, event, SeededNoise(3, "site-1", 2))
-    assert reply.code is Code.OK
-    assert digest(reply.arrays) == digest(expected)
-    assert reply.body.statement is None
-    other = trainer.update(sent, examples, 2, event, SeededNoise(3, "site-1", 1))
-    assert digest(other) != digest(expected)
-
-
-def test_noise_differs_between_sites_rounds_and_seeds(simulator: Simulator, data: SimulationData) -> None:
-    """Else the mean over sites would not average it away, or the difference of two rounds would show the sum."""
-    records = data.sites("iid", LABELS, num_sites=3, seed=0)["site-0"]
-    examples, event = simulator.trainer.prepare(records), simulator._event(40, 4.0, SimulationSpec())
-    start = {
-        name: np.zeros_like(a) for name, a in initial_arrays(simulator.trainer.classifier).items() if "head" in name
-    }
-    seen = set()
-    for name, round, seed in (("a", 1, 0), ("b", 1, 0), ("a", 2, 0), ("a", 1, 1)):
-        site = VirtualSite(name, simulator.trainer, examples, event, None, seed)
-        request = Request(TrainBody(plan_digest=simulator.plan.digest, round=round), start)
-        seen.add(digest(parse_reply(site.answer(to_record(request))).arrays))
-    assert len(seen) == 4
-
-
-def test_a_virtual_site_that_refuses_refuses_everything(simulator: Simulator, data: SimulationData) -> None:
-    site = VirtualSite("x", simulator.trainer, _nothing(), None, None, 0)
-    plan = simulator.plan
-    offer = OfferBody(plan=plan.canonical(), plan_digest=plan.digest, adapter_digest="0" * 64)
-    for body in (offer, TrainBody(plan_digest=plan.digest, round=1)):
-        reply = parse_reply(site.answer(to_record(Request(body))))
-        assert reply.code is Code.REFUSED_POLICY
-        assert not reply.arrays
-
-
-def _nothing() -> Any:
-    return None
 
 
 # The run folder
@@ -372,36 +296,6 @@ def test_nothing_is_written_where_no_folder_is_asked_for(
     monkeypatch.chdir(tmp_path)
     assert _run(simulator).folder is None
     assert list(tmp_path.iterdir()) == []
-
-
-# The grid
-
-
-def test_the_grid_calls_its_nodes_in_the_order_of_the_messages() -> None:
-    called: list[int] = []
-
-    def node(number: int) -> Any:
-        def answer(record: RecordDict) -> RecordDict:
-            called.append(number)
-            return RecordDict({"from": ConfigRecord({"node": number})})
-
-        return answer
-
-    grid = LocalGrid({number: node(number) for number in (3, 1, 2)})
-    heard: list[Message] = []
-    grid.on_reply = heard.append
-    assert list(grid.get_node_ids()) == [3, 1, 2]
-    messages = [grid.create_message(RecordDict(), "train", number, "1") for number in (2, 3, 9, 1)]
-    assert len({message.metadata.message_id for message in messages}) == 4
-    replies = list(grid.send_and_receive(messages, timeout=0.0))
-    assert called == [2, 3, 1]
-    assert heard == replies
-    assert [reply.metadata.src_node_id for reply in replies] == [2, 3, 9, 1]
-    assert [reply.metadata.reply_to_message_id for reply in replies] == [m.metadata.message_id for m in messages]
-    assert [reply.has_error() for reply in replies] == [False, False, True, False]
-    ids = list(grid.push_messages([grid.create_message(RecordDict(), "query", 1, "x") for _ in range(2)]))
-    assert [reply.metadata.reply_to_message_id for reply in grid.pull_messages(ids[::-1])] == ids[::-1]
-    assert list(grid.pull_messages(ids)) == []
 
 
 # Data
@@ -567,14 +461,8 @@ def test_without_public_text_nothing_is_judged(base: Path, data: SimulationData)
 
 def test_an_empty_site_answers_with_noise(base: Path, data: SimulationData) -> None:
     plan = _plan(base, training={"rounds": 1, "expected_batch": "site"})
-    simulator = Simulator(plan, data)
-    ran = _run(simulator, num_sites=4, epsilon=2.0, partition="column:site")
+    ran = _run(Simulator(plan, data), num_sites=4, epsilon=2.0, partition="column:site")
     (row,) = ran.history
     assert row["answered"] == ["east", "north-ward", "site-3", "south"]
-    event = TrainEvent(
-        sample_rate=1.0, noise_multiplier=1.0, steps=1, max_grad_norm=1.0, expected_batch=1, unit="unit", max_records=1
-    )
-    records: Mapping[str, Any] = data.sites("column:site", LABELS, num_sites=4, seed=0)
-    start = {n: a for n, a in initial_arrays(simulator.trainer.classifier).items() if n.startswith("head")}
-    update = simulator.trainer.update(start, simulator.trainer.prepare(records["site-3"]), 1, event, SeededNoise(0))
-    assert all(array.any() for array in update.values())
+    assert ran.spent is not None
+    assert ran.spent.trained.tolist() == [1, 1, 1, 1]

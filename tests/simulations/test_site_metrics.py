@@ -9,17 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from privet.client.evaluation import counts
 from privet.common.config import Plan, SimulationSpec
-from privet.common.errors import Code
-from privet.common.messages import COUNTS, EvaluateBody, Request, parse_reply, to_record
-from privet.common.model import initial_arrays
 from privet.common.privacy.calibration import noise_multiplier
-from privet.common.privacy.events import EvaluateEvent
-from privet.common.privacy.noise import SeededNoise
-from privet.simulations import SimulationData, simulate
+from privet.simulations import SimulationData
+from privet.simulations.filling import fill
 from privet.simulations.run import Simulator
-from tests.simulations.test_simulate import LABELS, _texts
+from tests.simulations.test_simulate import LABELS, _texts, simulate
 from tests.tiny_models import tiny_base, tiny_plan
 
 
@@ -89,33 +84,14 @@ def test_no_unit_trains_and_validates(base: Path, data: SimulationData) -> None:
         assert train.num_units == pytest.approx(0.7 * site.num_units, abs=20)
         assert site.points.tolist() == again[name].points.tolist()
         assert site.points.tolist() != other[name].points.tolist()
-    prepared: Any = Simulator(_plan(base), data).prepare(records)
-    for name, site in prepared.items():
-        assert len(site.train.labels) + len(site.validation.labels) == len(records[name].texts)
-        assert site.num_units == records[name].num_units
-
-
-def test_a_virtual_site_answers_as_a_real_one_computes(base: Path, data: SimulationData) -> None:
-    simulator = Simulator(_plan(base), data)
-    site = simulator.prepare(data.sites("iid", LABELS, num_sites=3, seed=0))["site-1"]
-    event = EvaluateEvent(noise_multiplier=2.0, release="accuracy", unit="unit")
-    train = simulator._event(100, 8.0, SimulationSpec())
-    virtual = VirtualSite(
-        "a", simulator.trainer, site.train, train, None, seed=3, validation=site.validation, evaluation=event
-    )
-    start = {n: a for n, a in initial_arrays(simulator.trainer.classifier).items() if n.startswith("head")}
-    request = Request(EvaluateBody(plan_digest=simulator.plan.digest, round=2, after=4), start)
-    reply = parse_reply(virtual.answer(to_record(request)))
-    expected = counts(simulator.trainer, start, site.validation, event, SeededNoise(3, "a", "evaluate", 2))
-    assert (reply.code, reply.body.round, set(reply.arrays)) == (Code.OK, 2, {COUNTS})
-    assert reply.arrays[COUNTS].tolist() == expected.tolist()
-    assert virtual.exact is not None
-    assert expected.tolist() != virtual.exact[1].tolist()
-    assert (
-        counts(simulator.trainer, start, site.validation, event, SeededNoise(3, "a", 2)).tolist() != expected.tolist()
-    )
-    without = VirtualSite("a", simulator.trainer, site.train, train, None, seed=3)
-    assert parse_reply(without.answer(to_record(request))).code is Code.REFUSED_POLICY
+    plan, simulator = _plan(base), Simulator(_plan(base), data)
+    assert simulator.prepare(records).num_units.tolist() == [site.num_units for site in records.values()]
+    store = fill(plan, base, records, data)
+    for number, site in enumerate(records.values()):
+        (trained, _, trains), (held, _, measures) = store.train.of(number), store.validation.of(number)
+        assert not set(trained.tolist()) & set(held.tolist())
+        assert len(trained) + len(held) == len(site.texts)
+        assert trains + measures == site.num_units
 
 
 def test_an_empty_validation_set_is_noised(base: Path, data: SimulationData) -> None:
@@ -157,9 +133,9 @@ def test_the_best_rounds_adapter_and_metrics_are_the_ones_written(
     public = [row["public"]["accuracy"] for row in ran.history]  # type: ignore[index]
     assert max(public) > public[-1]  # else this shows nothing
     assert ran.accuracy == max(public)
-    judged = simulator._evaluate
-    assert judged is not None
-    assert judged(dict(ran.arrays)).accuracy == max(public)
+    labels = [LABELS.index(label) for label in data.test_labels]
+    logits = simulator._logits(simulator.trainer.spec.flatten(ran.arrays))
+    assert float(np.mean(logits.argmax(1) == labels)) == max(public)
     assert ran.folder is not None
     assert f"| {max(public):.4f} |" in (ran.folder / "adapter" / "README.md").read_text(encoding="utf-8")
 
