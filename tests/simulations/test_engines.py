@@ -1,0 +1,172 @@
+"""Workers: the same results as without them, and no process left behind, whatever goes wrong."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from privet.common.adapter import Floats
+from privet.common.errors import ConfigError, ModelError, RunError
+from privet.simulations.engines import open_engine
+from privet.simulations.engines.engine import Engine, InProcess, Job, Shard
+from privet.simulations.engines.local import LocalEngine
+from privet.simulations.engines.work import Make
+from tests.simulations import works
+
+START = np.linspace(0, 1, 15, dtype=np.float32)
+SHARDS = [Shard([site, site + 1]) for site in range(0, 20, 2)]
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[LocalEngine]:
+    with LocalEngine(2, load=()) as started:
+        started.start(works.recipe(works.small), works.store())
+        yield started
+
+
+def _all(engine: Engine, job: Job, shards: list[Shard]) -> Floats:
+    found = dict(engine.map(job, shards))
+    return np.concatenate([found[index] for index in range(len(shards))])
+
+
+def _pids(engine: LocalEngine) -> list[int]:
+    return [worker.process.pid for worker in engine._workers]
+
+
+def _is_alive(pid: int) -> bool:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, 0)
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rsplit(")", 1)[1].split()[0] != "Z"
+    return False
+
+
+def _gone(pids: list[int], seconds: float = 15.0) -> bool:
+    end = time.monotonic() + seconds
+    while any(map(_is_alive, pids)):
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def test_workers_give_what_this_process_gives(engine: LocalEngine) -> None:
+    """Every kind of job, bit by bit; also after a caller that left in the middle."""
+    with InProcess() as alone:
+        alone.start(works.recipe(works.small), works.store())
+        for each in (alone, engine):
+            assert each.built().spec == works.SPEC
+            each.begin(works.run(seed=4))
+        for job in (Job("train", 3, START), Job("cells", 2, START)):
+            assert _all(engine, job, SHARDS).tobytes() == _all(alone, job, SHARDS).tobytes()
+        next(engine.map(Job("train", 9, START), SHARDS))
+        own = [Shard([1, 2], np.stack([START, 2 * START])), Shard([5], np.stack([3 * START]))]
+        assert _all(engine, Job("train", 1), own).tobytes() == _all(alone, Job("train", 1), own).tobytes()
+        plain = _all(engine, Job("train", 3, START), SHARDS)
+        for each in (alone, engine):
+            each.hold({"head.bias": np.ones(3, np.float32)})
+        held = _all(engine, Job("train", 3, START), SHARDS)
+        assert held.tobytes() == _all(alone, Job("train", 3, START), SHARDS).tobytes() != plain.tobytes()
+        ranges = [Shard(range(0, 5)), Shard(range(5, 20))]
+        for job in (Job("logits", arrays=START), Job("features")):
+            assert _all(engine, job, ranges).tobytes() == _all(alone, job, ranges).tobytes()
+    features = _all(engine, Job("features"), ranges)
+    engine.attach(features)
+    assert list(engine.map(Job("train", 1, START), [])) == []
+
+
+def test_a_worker_has_one_thread_and_ends_up_with_every_call(engine: LocalEngine) -> None:
+    assert engine.call(os.getenv, ["OMP_NUM_THREADS", "HF_HUB_OFFLINE"] * 5) == ["1", "1"] * 5
+    assert engine.call(abs, [-3, 0, 2]) == [3, 0, 2]
+
+
+def _started(make: Make) -> LocalEngine:
+    engine = LocalEngine(2, load=())
+    engine.start(works.recipe(make), works.store())
+    engine.begin(works.run())
+    return engine
+
+
+def test_a_worker_that_is_killed_ends_the_job_and_all_workers() -> None:
+    with _started(works.killed) as engine:
+        pids = _pids(engine)
+        with pytest.raises(RunError, match="SIGKILL") as caught:
+            list(engine.map(Job("train", 1, START), SHARDS))
+        assert "memory" in caught.value.mend
+        assert _gone(pids, 0)
+        with pytest.raises(RunError, match="have ended"):
+            list(engine.map(Job("train", 1, START), SHARDS))
+
+
+def test_what_a_worker_raises_is_told_here() -> None:
+    with _started(works.raising) as engine, pytest.raises(RunError, match="ZeroDivisionError: by site 7"):
+        list(engine.map(Job("train", 1, START), SHARDS))
+    with LocalEngine(1, load=()) as engine:
+        engine.start(works.recipe(works.unbuilt), works.store())
+        with pytest.raises(ModelError, match="lack x") as caught:
+            engine.built()
+    assert (caught.value.where, caught.value.mend) == ("base", "copy it again.")
+
+
+def test_an_interrupt_leaves_no_worker() -> None:
+    """As Ctrl-C comes: while the parent waits for a worker that takes long."""
+    previous = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        with _started(works.endless) as engine:
+            pids = _pids(engine)
+            signal.setitimer(signal.ITIMER_REAL, 1.0)
+            with pytest.raises(KeyboardInterrupt):
+                list(engine.map(Job("train", 1, START), SHARDS))
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+    assert len(pids) == 2
+    assert _gone(pids, 0)
+
+
+def test_workers_die_with_their_parent() -> None:
+    """Even with one that is killed and cleans nothing up, while they compute."""
+    code = """
+from tests.simulations.test_engines import *
+from tests.simulations.test_engines import _pids, _started
+engine = _started(works.endless)
+engine.built()
+rounds = engine.map(Job("train", 1, START), SHARDS)
+next(rounds)
+print(*_pids(engine), flush=True)
+list(rounds)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        pids = [int(pid) for pid in parent.stdout.readline().split()]
+        assert len(pids) == 2
+        assert all(map(_is_alive, pids))
+        parent.kill()
+    assert _gone(pids)
+
+
+def test_what_cannot_be_opened_is_told() -> None:
+    with open_engine("local", 0) as engine:
+        assert isinstance(engine, InProcess)
+    for name, workers, address, told in (
+        ("local", -1, None, "--workers"),
+        ("local", 2000, None, "--workers"),
+        ("local", None, "127.0.0.1:6379", "--ray-address"),
+        ("dask", None, None, "--engine"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            open_engine(name, workers, address)  # type: ignore[arg-type]
+        assert caught.value.where == told
+
+
+def test_without_ray_the_mend_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ConfigError, match="not installed") as caught:
+        open_engine("ray")
+    assert "privet[ray]" in caught.value.mend
