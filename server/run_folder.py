@@ -19,7 +19,7 @@ from privet.server.card import model_card, privacy_json
 from privet.server.checkpoint import Checkpoint, save_checkpoint, write_durably
 from privet.server.export import export_adapter, export_sentence_transformers, plan_toml
 from privet.server.judgement import kept_round
-from privet.server.report import report_html
+from privet.server.report import environment_event, read_run, report_html
 
 if TYPE_CHECKING:
     from privet.common.model import Classifier
@@ -127,9 +127,8 @@ class RunFolder:
             merged_folder = self.path / "sentence-transformers"
             statement = {"privacy.json": documents["privacy.json"]}
             export_sentence_transformers(classifier, base, merged_folder, documents=statement)
-        page = report_html(
-            plan, history=history, statements=statements, simulated=simulated, command=command, final=results
-        )
+        self.record(environment_event(command) | ({"simulated": True} if simulated else {}))
+        page = report_html(read_run(self.path))
         with _written(self.path / "report.html"):
             write_durably(self.path / "report.html", page.encode())
 

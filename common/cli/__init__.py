@@ -10,7 +10,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import typer
 
-from privet.common.cli import audit, bench, demo, init, ledger, log, predict, run, status
+from privet.common.cli import audit, bench, demo, init, ledger, log, predict, report, run, status
 
 app = typer.Typer(
     name="privet",
@@ -31,6 +31,7 @@ app.command("log")(log.log)
 app.command("simulate")(run.simulate)
 app.command("audit")(audit.audit)
 app.command("predict")(predict.predict)
+app.command("report")(report.report)
 app.command("demo")(demo.demo)
 app.add_typer(bench.app, name="bench", hidden=True)
 

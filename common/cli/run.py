@@ -128,7 +128,13 @@ def simulate(
 
     command = "privet " + shlex.join(sys.argv[1:])
     with stopped_by_signal(), watch(f"privet simulate {federation.name} (no guarantee)", as_json=as_json) as listener:
-        run(federation, sites=sites, epsilon=budgets, on_event=listener, runs=federation.server.runs, command=command)
+        done = run(
+            federation, sites=sites, epsilon=budgets, on_event=listener, runs=federation.server.runs, command=command
+        )
+    if done.folder is not None:
+        from privet.server.report import write_figures
+
+        write_figures(done.folder)
 
 
 def _budgets(text: str) -> list[float]:

@@ -287,7 +287,7 @@ def test_every_part_of_a_run_folder_says_that_nothing_is_guaranteed(folder: Path
     events = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     assert all(event["simulated"] is True for event in events)
     kinds = [event["event"] for event in events]
-    assert kinds == ["started", "initial", *["offer"] * 3, *["round_started", "round"] * 3, "finished"]
+    assert kinds == ["started", "initial", *["offer"] * 3, *["round_started", "round"] * 3, "environment", "finished"]
 
 
 def test_nothing_is_written_where_no_folder_is_asked_for(
