@@ -97,6 +97,13 @@ class View:
         self.total = int(event["rounds"])
         return f"federation {event['federation']}, plan {str(event['plan'])[:16]}, {self.total} rounds"
 
+    def _on_engine(self, event: dict[str, Any]) -> str:
+        self.status = f"computed by {event['engine']}: {event['gradients']}"
+        return self.status
+
+    def _on_answers(self, event: dict[str, Any]) -> str:
+        return "; ".join(f"{count:,} sites: {in_words(code)}" for code, count in event["codes"].items())
+
     def _on_initial(self, event: dict[str, Any]) -> str:
         self.accuracy.append(event["public"]["accuracy"])
         return f"before the first round: public accuracy {self.accuracy[-1]:.3f}"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
@@ -284,6 +284,8 @@ def simulate(
         plan = plan.plan
     if partition is not None:
         spec = spec.model_copy(update={"partition": partition})
+    if device not in get_args(Device):
+        raise ConfigError(f"got {device!r}.", where="--device", mend='give "cpu", "cuda" or "auto".')
     with open_engine(engine, workers, ray_address) as chosen:  # its workers load while the data is read
         if data is None:
             data = load_data(spec, plan.task.labels)

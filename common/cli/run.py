@@ -110,10 +110,22 @@ def simulate(
     epsilon: Annotated[
         str, typer.Option("--epsilon", help="Of each site; inf for none; several, by comma, are given out in turn.")
     ] = "8",
+    engine: Annotated[
+        str, typer.Option("--engine", metavar="local|ray", help="Processes of this machine, or Ray actors.")
+    ] = "local",
+    ray_address: Annotated[
+        str | None, typer.Option("--ray-address", metavar="HOST:PORT", help="Of a Ray cluster; else one starts here.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", metavar="N", help="How many; one for each core by default, 0 for none.")
+    ] = None,
+    device: Annotated[
+        str, typer.Option("--device", metavar="cpu|cuda|auto", help="Where the workers compute.")
+    ] = "auto",
     as_json: AsJson = False,
     assignments: Set = None,
 ) -> None:
-    """Run a federation's plan over virtual sites in this process. No guarantee: for deciding, not for training."""
+    """Run a federation's plan over virtual sites on this machine. No guarantee: for deciding, not for training."""
     from privet.common.config import load_federation
 
     given = list(assignments or ())
@@ -123,13 +135,21 @@ def simulate(
         given.append(f"simulation.partition={_toml(partition)}")
     federation = load_federation(federation_file, given)
     budgets = _budgets(epsilon)
+    where = {"engine": engine, "ray_address": ray_address, "workers": workers, "device": device}
     from privet.server.live import watch
     from privet.simulations.run import simulate as run
 
     command = "privet " + shlex.join(sys.argv[1:])
     with stopped_by_signal(), watch(f"privet simulate {federation.name} (no guarantee)", as_json=as_json) as listener:
+        runs = federation.server.runs
         done = run(
-            federation, sites=sites, epsilon=budgets, on_event=listener, runs=federation.server.runs, command=command
+            federation,
+            sites=sites,
+            epsilon=budgets,
+            on_event=listener,
+            runs=runs,
+            command=command,
+            **where,  # type: ignore[arg-type]
         )
     if done.folder is not None:
         from privet.server.report import write_figures

@@ -8,7 +8,7 @@ local.py       one worker process a core, one thread each; worker.py is what run
 ray.py         the same workers as Ray actors
 """
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from privet.common.errors import ConfigError
 
@@ -26,14 +26,14 @@ def open_engine(name: EngineName, workers: int | None = None, ray_address: str |
     """
     if workers is not None and not 0 <= workers <= MOST_WORKERS:
         raise ConfigError(f"got {workers}.", where="--workers", mend=f"give a number from 0 to {MOST_WORKERS:,}.")
+    if name not in get_args(EngineName):
+        raise ConfigError(f"got {name!r}.", where="--engine", mend='give "local" or "ray".')
     if ray_address is not None and name != "ray":
         raise ConfigError("an address is for Ray alone.", where="--ray-address", mend="add --engine ray.")
     if name == "ray":
         from privet.simulations.engines.ray import RayEngine
 
         return RayEngine(workers, ray_address)
-    if name != "local":
-        raise ConfigError(f"got {name!r}.", where="--engine", mend='give "local" or "ray".')
     if workers == 0:
         from privet.simulations.engines.engine import InProcess
 

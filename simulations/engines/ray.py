@@ -6,6 +6,7 @@ sees every site's text.
 """
 
 import contextlib
+import ipaddress
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -73,13 +74,7 @@ class RayEngine:
         self._told: list[Any] = []  # to calls whose results only matter where they are errors
         with _as_errors(ray):
             if self._ours and address is None:
-                ray.init(
-                    num_cpus=num_workers or num_cores(),
-                    include_dashboard=False,
-                    log_to_driver=False,
-                    logging_level="error",
-                    _node_ip_address="127.0.0.1",
-                )
+                _start_on_loopback(ray, num_workers or num_cores())
             elif self._ours:
                 ray.init(address=address, log_to_driver=False, logging_level="error")
         cores = int(ray.cluster_resources().get("CPU", 1))
@@ -171,6 +166,29 @@ def _library() -> "ModuleType":
         ) from None
     module: ModuleType = ray
     return module
+
+
+def _start_on_loopback(ray: Any, cores: int) -> None:
+    """Ray takes an address of the loopback interface, asked for, as a wish for the machine's own: it listens on
+    loopback alone only where it is told that there are no clusters, as it is by default on desktop systems.
+
+    Raises: RunError where it listens elsewhere all the same.
+    """
+    from ray._private import ray_constants
+
+    told, name = ray_constants.ENABLE_RAY_CLUSTER, ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
+    before = os.environ.get(name)
+    ray_constants.ENABLE_RAY_CLUSTER, os.environ[name] = False, "0"  # here, and in the processes that it starts
+    try:
+        ray.init(num_cpus=cores, include_dashboard=False, log_to_driver=False, logging_level="error")
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = told
+        os.environ.pop(name)
+        if before is not None:
+            os.environ[name] = before
+    if not ipaddress.ip_address(ray.util.get_node_ip_address()).is_loopback:
+        ray.shutdown()
+        raise RunError("it does not stay on this machine.", where="Ray", mend="install the version that privet pins.")
 
 
 @contextlib.contextmanager

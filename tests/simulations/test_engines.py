@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -170,3 +171,25 @@ def test_without_ray_the_mend_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="not installed") as caught:
         open_engine("ray")
     assert "privet[ray]" in caught.value.mend
+
+
+@pytest.mark.slow
+def test_ray_stays_on_this_machine_and_leaves_nothing() -> None:
+    pytest.importorskip("ray")
+    psutil: Any = pytest.importorskip("psutil")
+    with open_engine("ray", 2) as engine:
+        engine.start(works.recipe(works.raising), works.store())
+        engine.begin(works.run())
+        assert engine.built().spec == works.SPEC
+        family = [psutil.Process(), *psutil.Process().children(recursive=True)]
+        sockets = [each for one in family for each in one.net_connections("inet") if each.status == psutil.CONN_LISTEN]
+        assert len(sockets) >= 3
+        assert {each.laddr.ip for each in sockets} <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
+        assert engine.call(os.getenv, ["OMP_NUM_THREADS"]) == ["1"]
+        with pytest.raises(RunError, match="ZeroDivisionError: by site 7"):
+            list(engine.map(Job("train", 1, START), SHARDS))
+        with pytest.raises(ModelError, match="no such layer"):
+            list(engine.map(Job("train", 2, START), SHARDS))
+    assert _gone([one.pid for one in family[1:]])
+    with pytest.raises(ConfigError, match="1 cores"), open_engine("ray", 1) as engine:
+        open_engine("ray", 2).close()

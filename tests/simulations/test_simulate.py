@@ -287,7 +287,8 @@ def test_every_part_of_a_run_folder_says_that_nothing_is_guaranteed(folder: Path
     events = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     assert all(event["simulated"] is True for event in events)
     kinds = [event["event"] for event in events]
-    assert kinds == ["started", "initial", *["offer"] * 3, *["round_started", "round"] * 3, "environment", "finished"]
+    rounds = [*["offer"] * 3, *["round_started", "round"] * 3]
+    assert kinds == ["engine", "started", "initial", *rounds, "environment", "finished"]
 
 
 def test_nothing_is_written_where_no_folder_is_asked_for(
