@@ -19,6 +19,7 @@ from privet.common.errors import ConfigError
 from privet.common.initial import initial_adapter
 from privet.common.live import Event, Listener
 from privet.common.methods import method_for
+from privet.common.precision import AskedPrecision
 from privet.common.privacy.statement import Statement
 from privet.common.tasks.classification import PublicMetrics, exact_accuracy, public_metrics
 from privet.server.judgement import kept_round
@@ -29,7 +30,7 @@ from privet.simulations.data import Records, SimulationData, load_data
 from privet.simulations.engines import EngineName, open_engine
 from privet.simulations.engines.engine import Engine, InProcess, Job, Shard
 from privet.simulations.engines.store import Store
-from privet.simulations.engines.work import Device, Recipe, Run, Work
+from privet.simulations.engines.work import AskedEngine, Device, Recipe, Run, Work
 from privet.simulations.filling import fill
 from privet.simulations.grid import SimulationGrid
 from privet.simulations.listening import Listening
@@ -80,11 +81,19 @@ class Simulator:
     """
 
     def __init__(
-        self, plan: Plan, data: SimulationData, engine: Engine | None = None, *, device: Device = "auto"
+        self,
+        plan: Plan,
+        data: SimulationData,
+        engine: Engine | None = None,
+        *,
+        device: Device = "auto",
+        gradients: AskedEngine = "auto",
+        precision: AskedPrecision = "auto",
     ) -> None:
         self.plan, self.data = plan, data
         self.base = checked_base(plan.model.base, plan.model.sha256)
-        self._recipe = Recipe(plan, self.base, device, None if engine is not None else self._in_process)
+        make = None if engine is not None else self._in_process
+        self._recipe = Recipe(plan, self.base, device, make, gradients, precision)
         self._engine = InProcess() if engine is None else engine
         self._store: Store | None = None  # until its features are computed, where there are any
         self._truth = np.array([plan.task.labels.index(label) for label in data.test_labels], np.int64)
@@ -267,7 +276,7 @@ def simulate(
     engine: EngineName = "local",
     workers: int | None = None,
     ray_address: str | None = None,
-    device: Device = "auto",
+    device: Device | None = None,
 ) -> Simulation:
     """Run `plan` over virtual sites.
 
@@ -275,7 +284,8 @@ def simulate(
     `spec` says, or generates text. epsilon: of each site, one number or several given out in turn; inf is no privacy.
     runs: where to write a run folder; None writes nothing. engine: worker processes of this machine, or Ray actors,
     of the cluster at `ray_address` where one is given. workers: how many; None is one for each core, 0 computes in this
-    process, which starts at once and is right for a few sites. No result depends on any of this.
+    process, which starts at once and is right for a few sites. device: None is what `spec` says. No result depends on
+    who computes, but for the last digits.
     Raises: ConfigError, DataError, ModelError; RunError where too few sites can take part, or a worker ends.
     """
     if spec is None:
@@ -284,13 +294,14 @@ def simulate(
         plan = plan.plan
     if partition is not None:
         spec = spec.model_copy(update={"partition": partition})
+    device = spec.device if device is None else device
     if device not in get_args(Device):
         raise ConfigError(f"got {device!r}.", where="--device", mend='give "cpu", "cuda" or "auto".')
     with open_engine(engine, workers, ray_address) as chosen:  # its workers load while the data is read
         if data is None:
             data = load_data(spec, plan.task.labels)
         records = data.sites(spec.partition, plan.task.labels, num_sites=sites, seed=spec.seed)
-        simulator = Simulator(plan, data, chosen, device=device)
+        simulator = Simulator(plan, data, chosen, device=device, gradients=spec.engine, precision=spec.precision)
         prepared = simulator.prepare(records)
         del records
         return simulator.run(

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from privet.client.fused.engine import TOKENS, FusedEngine, Shape
+from privet.client.fused.engine import FusedEngine, Shape, tokens_of
 from privet.client.fused.weights import Bert, bert
 from privet.common.adapter import AdapterSpec, Role
 from privet.common.architecture import read_architecture
@@ -42,15 +42,15 @@ def covers(plan: Plan, folder: Path) -> str | None:
     return None
 
 
-def rows_for(plan: Plan) -> tuple[int, ...]:
-    """How many rows every batch of a bucket has: about what a draw of B units puts there, within `TOKENS`.
+def rows_for(plan: Plan, inner: int) -> tuple[int, ...]:
+    """How many rows every batch of a bucket has: about what a draw of B units puts there, within `tokens_of`.
 
-    A function of the plan alone.
+    A function of the plan and the base's width alone.
     """
-    batch = plan.training.expected_batch
-    wanted = TOKENS if batch == "site" else max(_LEAST_ROWS, batch // len(plan.task.buckets))
+    batch, tokens = plan.training.expected_batch, tokens_of(inner)
+    wanted = tokens if batch == "site" else max(_LEAST_ROWS, batch // len(plan.task.buckets))
     power = 1 << (wanted - 1).bit_length()
-    return tuple(max(_LEAST_ROWS, min(power, TOKENS // length)) for length in plan.task.buckets)
+    return tuple(max(_LEAST_ROWS, min(power, tokens // length)) for length in plan.task.buckets)
 
 
 def frozen_base(plan: Plan, folder: Path, precision: Precision) -> Bert:
@@ -97,7 +97,7 @@ class SiteEngine(FusedEngine):
 
     def __init__(self, classifier: Classifier, base: Bert, trainable: AdapterSpec) -> None:
         plan = classifier.plan
-        num_rows = rows_for(plan)
+        num_rows = rows_for(plan, base.layers[0].up.shape[0])
         super().__init__(base, classifier.spec, trainable, shape_of(plan), per_example_loss, num_rows=num_rows)
         self._classifier, self._parameters = classifier, [classifier.parameter(name) for name in trainable.names]
         self.pinned = False

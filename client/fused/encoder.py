@@ -29,17 +29,30 @@ def attention_bias(mask: Tensor) -> Tensor:
 
 
 def encode(
-    bert: Bert, x: Tensor, bias: Tensor, factors: Sequence[Factors | None], first: int = 0, last: int | None = None
+    bert: Bert,
+    x: Tensor,
+    bias: Tensor,
+    factors: Sequence[Factors | None],
+    first: int = 0,
+    last: int | None = None,
+    *,
+    pooling: str = "mean",
 ) -> Tensor:
-    """Through the layers from `first` up to `last`: x [N, T, d] to hidden states [N, T, d]."""
+    """Through the layers from `first` up to `last`: x [N, T, d] to hidden states [N, T, d].
+
+    With pooling `cls` the last layer's are [N, 1, d], those of the first token: nobody reads the others.
+    """
     for index in range(first, len(bert.layers) if last is None else last):
-        x = _layer(bert, bert.layers[index], x, bias, factors[index])
+        only_first = pooling == "cls" and index == len(bert.layers) - 1
+        x = _layer(bert, bert.layers[index], x, bias, factors[index], only_first)
     return x
 
 
-def _layer(bert: Bert, layer: Layer, x: Tensor, bias: Tensor, factors: Factors | None) -> Tensor:
+def _layer(bert: Bert, layer: Layer, x: Tensor, bias: Tensor, factors: Factors | None, only_first: bool) -> Tensor:
     d = bert.width
     seen = attend(x, layer.qkv, layer.qkv_bias, factors, bias, bert.num_heads)
+    if only_first:
+        seen, x = seen[:, :1], x[:, :1]
     x = functional.layer_norm(linear(seen, layer.out, layer.out_bias) + x, (d,), *layer.norm1, bert.epsilon)
     inner = functional.gelu(linear(x, layer.up, layer.up_bias))
     return functional.layer_norm(linear(inner, layer.down, layer.down_bias) + x, (d,), *layer.norm2, bert.epsilon)

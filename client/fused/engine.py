@@ -25,7 +25,9 @@ from privet.common.adapter import AdapterSpec, Arrays, Floats
 from privet.common.examples import Batch, Examples, Integers, TokenExamples, fill
 
 HELD_ROWS = 16_000_000  # values of windows' gradients that are held at once, float32
-TOKENS = 2048  # of one batch: what keeps a core's caches warm
+_CACHED = 2**18  # values of a batch's widest layer, float32: what a core's second cache holds
+_GPU_TOKENS = 2**14
+_LEAST_ROWS = 4
 _ODD = 16  # values between the rows of a table: rows a power of two apart would fall into the same lines of a cache
 
 
@@ -43,7 +45,7 @@ class FusedEngine:
     """K sites' trainable weights [K, P] on one frozen base.
 
     whole: the layout of the adapter; trainable: the part of it that is trained; the rest is the same for all sites.
-    num_rows: of a batch, by bucket; None: as many as `TOKENS` allows. ragged: each row meets its own site's weights,
+    num_rows: of a batch, by bucket; None: `default_rows`. ragged: each row meets its own site's weights,
     in the same arithmetic for one site as for many; None: where there are several.
     """
 
@@ -62,7 +64,7 @@ class FusedEngine:
         self.spec, self.num_sites = trainable, num_sites
         self._ragged = num_sites > 1 if ragged is None else ragged
         self._base, self._whole, self._shape, self._loss = base, whole, shape, loss
-        self.num_rows = tuple(num_rows or default_rows(shape))
+        self.num_rows = tuple(num_rows or default_rows(base, shape))
         self.max_windows = max(max(self.num_rows), HELD_ROWS // trainable.size)
         self._flat = nn.Parameter(torch.zeros(num_sites, trainable.size, device=base.device))
         self._frozen: dict[str, Tensor] = {}
@@ -179,7 +181,7 @@ class FusedEngine:
             bias = attention_bias(mask)
             x = encode(base, embed(base, ids), bias, met.layers, 0, self.first_layer)
         with torch.enable_grad():
-            hidden = encode(base, x, bias, met.layers, self.first_layer)
+            hidden = encode(base, x, bias, met.layers, self.first_layer, pooling=shape.pooling)
             read = features(base, hidden, mask, shape.pooling, shape.feature_scale)
         inputs = read.detach()
         delta = self._delta(met.logits(inputs), batch.labels.to(base.device), batch.weights.to(base.device))
@@ -214,7 +216,7 @@ class FusedEngine:
 def forward(base: Bert, shape: Shape, batch: Batch, layers: Sequence[Factors | None]) -> Tensor:
     """What the last layer reads of every row, [N, d]."""
     ids, mask = (tensor.to(base.device) for tensor in batch.inputs)
-    hidden = encode(base, embed(base, ids), attention_bias(mask), layers)
+    hidden = encode(base, embed(base, ids), attention_bias(mask), layers, pooling=shape.pooling)
     return features(base, hidden, mask, shape.pooling, shape.feature_scale)
 
 
@@ -224,12 +226,24 @@ def read_features(base: Bert, shape: Shape, data: TokenExamples, windows: Intege
     table = torch.zeros(len(windows), base.width)
     without = [None] * len(base.layers)
     with torch.no_grad():
-        for batch in data.packed(windows, default_rows(shape)):
+        for batch in data.packed(windows, default_rows(base, shape)):
             fill(table, batch, lambda given: forward(base, shape, given, without).cpu(), torch.nan)
     found: Floats = table.numpy()
     return found
 
 
-def default_rows(shape: Shape) -> tuple[int, ...]:
-    """As many rows of each bucket as `TOKENS` allows."""
-    return tuple(max(4, TOKENS // length) for length in shape.buckets)
+def default_rows(base: Bert, shape: Shape) -> tuple[int, ...]:
+    """Rows of each bucket's batches: as many tokens as a core's caches hold, or as keep a GPU busy."""
+    tokens = tokens_of(base.layers[0].up.shape[0], base.device.type)
+    return tuple(max(_LEAST_ROWS, tokens // length) for length in shape.buckets)
+
+
+def tokens_of(inner: int, device: str = "cpu") -> int:
+    """Tokens of one batch, a power of two; inner: the width of the feed-forward layer, the widest.
+
+    >>> [tokens_of(inner) for inner in (512, 1536, 3072)]
+    [512, 128, 128]
+    """
+    if device == "cuda":
+        return _GPU_TOKENS
+    return max(128, min(4096, 1 << (_CACHED // inner).bit_length() - 1))

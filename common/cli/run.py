@@ -120,8 +120,9 @@ def simulate(
         int | None, typer.Option("--workers", metavar="N", help="How many; one for each core by default, 0 for none.")
     ] = None,
     device: Annotated[
-        str, typer.Option("--device", metavar="cpu|cuda|auto", help="Where the workers compute.")
-    ] = "auto",
+        str | None,
+        typer.Option("--device", metavar="cpu|cuda|auto", help="Where the workers compute; else as the file says."),
+    ] = None,
     as_json: AsJson = False,
     assignments: Set = None,
 ) -> None:

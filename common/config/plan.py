@@ -284,7 +284,7 @@ class SimulationSpec(Table):
     precision: Literal["auto", "float32", "bfloat16"] = (
         "auto"  # of the frozen base; auto: bfloat16 with hardware for it
     )
-    device: Literal["cpu", "cuda", "auto"] = "cpu"
+    device: Literal["cpu", "cuda", "auto"] = "auto"
 
 
 class Federation(Plan):

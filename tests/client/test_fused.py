@@ -243,11 +243,10 @@ def test_batches_of_a_bucket_have_one_shape(trainer: RoundTrainer) -> None:
             assert len(batch.places) <= len(batch.labels)
 
 
-def test_rows_are_the_plans_alone(base: Path) -> None:
-    plan = plan_of(base)
-    assert rows_for(plan) == (4, 4, 4)
-    assert rows_for(plan_of(base, expected_batch=64)) == (32, 32, 32)
-    assert rows_for(plan_of(base, expected_batch=100_000)) == (256, 128, 64)
+def test_rows_are_the_plans_and_the_bases_width_alone(base: Path) -> None:
+    assert rows_for(plan_of(base), 512) == (4, 4, 4)
+    assert rows_for(plan_of(base, expected_batch=64), 512) == (32, 32, 32)
+    assert rows_for(plan_of(base, expected_batch=100_000), 512) == (64, 32, 16)
 
 
 def test_where_places_matter_rows_are_pinned(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
