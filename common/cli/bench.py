@@ -137,5 +137,24 @@ def simulation(
     emit(found.to_json(), found.lines(), as_json)
 
 
+@app.command("messages")
+def messages(
+    sites: Annotated[int, typer.Option(min=1, help="Virtual sites, whose work is nothing.")] = 10_000,
+    fraction: Annotated[float, typer.Option(min=1e-4, max=1, help="Of the sites, those that a round asks.")] = 0.1,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds.")] = 5,
+    as_json: AsJson = False,
+) -> None:
+    """What a simulation's messages cost for each virtual site: offer, round and end, in milliseconds of processor."""
+    from privet.simulations.bench.messages import bench_messages
+
+    found = bench_messages(sites, fraction, rounds)
+    lines = [
+        f"{found['num_sites']:,} sites, {found['cohort']:,} of them in each of {found['rounds']} rounds",
+        f"offer {found['offer_ms']:.3f} ms, round {found['round_ms']:.3f} ms, end {found['end_ms']:.3f} ms a site; "
+        f"together {found['site_ms']:.3f} ms",
+    ]
+    emit({"bench": "messages", **found}, lines, as_json)
+
+
 def _tell(text: str) -> None:
     print(text, file=sys.stderr, flush=True)

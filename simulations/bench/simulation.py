@@ -27,7 +27,11 @@ from privet.simulations.bench.step import plan_tables, prepare
 
 LOOP = "opacus-loop"
 # What each of privet's arms adds to the command `privet simulate`.
-SIMULATED: Mapping[str, tuple[str, ...]] = {"sequential": ()}
+SIMULATED: Mapping[str, tuple[str, ...]] = {
+    "cohort": (),  # as it comes: the fused engine, bfloat16 where the machine has it
+    "cohort-fp32": ("--set", 'simulation.precision="float32"'),
+    "sequential": ("--set", 'simulation.engine="opacus"', "--set", 'simulation.precision="float32"'),
+}
 ARMS = (*LOOP_ARMS, *SIMULATED)
 
 

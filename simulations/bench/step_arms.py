@@ -12,10 +12,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from privet.client.engines import EngineName
+from privet.client.fused import SiteEngine
 from privet.client.trainer import TrainSpec, train
 from privet.client.training import RoundTrainer
 from privet.common.base import resolve_base
 from privet.common.examples import TokenExamples, Units
+from privet.common.precision import Precision, usable_precision
 from privet.common.privacy.events import TrainEvent
 from privet.common.privacy.noise import SeededNoise
 from privet.simulations.bench.job import Draws, Job, Rows
@@ -50,7 +53,17 @@ def opacus_padded(job: Job) -> Arm:
 
 def privet_opacus(job: Job) -> Arm:
     """privet's trainer on its reference engine."""
-    return through_trainer(job, lambda trainer: trainer.engine(1))
+    return through_trainer(job, "opacus")
+
+
+def fused(job: Job) -> Arm:
+    """privet's trainer on the fused engine, all in float32."""
+    return through_trainer(job, "fused")
+
+
+def fused_bf16(job: Job) -> Arm:
+    """The same, the frozen base in bfloat16 where the machine has it."""
+    return through_trainer(job, "fused", usable_precision("auto")[0])
 
 
 STEP_ARMS: dict[str, Callable[[Job], Arm]] = {
@@ -58,14 +71,18 @@ STEP_ARMS: dict[str, Callable[[Job], Arm]] = {
     "opacus": opacus,
     "opacus-padded": opacus_padded,
     "privet-opacus": privet_opacus,
+    "fused": fused,
+    "fused-bf16": fused_bf16,
 }
 
 
-def through_trainer(job: Job, engine_of: Callable[[RoundTrainer], Any]) -> Arm:
-    """privet's trainer, from the draw to the noised step, with the GradientEngine that `engine_of` makes."""
+def through_trainer(job: Job, name: EngineName, precision: Precision = "float32") -> Arm:
+    """privet's trainer, from the draw to the noised step."""
     plan, rows = job.parsed_plan(), job.rows()
-    trainer = RoundTrainer(plan, resolve_base(job.base))
-    engine = engine_of(trainer)
+    trainer = RoundTrainer(plan, resolve_base(job.base), engine=name, precision=precision)
+    engine = trainer.engine(1)
+    if isinstance(engine, SiteEngine):
+        engine.take_over()
     data = _examples(rows, plan.task.buckets, int(trainer.tokenizer.pad_token_id or 0))
     noise = _EqualDraws(job, len(rows.ids))
     training = plan.training
