@@ -43,7 +43,8 @@ class PrivetStrategy(Strategy):  # type: ignore[misc]
     """Runs a plan over whatever Grid it is given: the fleet's, or one in this process.
 
     pause(seconds) returns early when something changed; evaluate judges the global adapter on public text; keep stores
-    a checkpoint, and asking what will be asked of whom, before it goes out. progress: of a run that goes on.
+    a checkpoint, and asking what will be asked of whom, before it goes out. progress: of a run that goes on. seed:
+    another than 0 draws other cohorts than the plan's own seed, for a simulation that is repeated.
     Raises: RunError where the quorum is not reached within `wait` seconds.
     """
 
@@ -63,6 +64,7 @@ class PrivetStrategy(Strategy):  # type: ignore[misc]
         session_of: Callable[[int], object] = lambda _node: None,
         asking: Callable[[Asked], object] | None = None,
         progress: Progress | None = None,
+        seed: int = 0,
     ) -> None:
         self.plan, self.spec, self.method = plan, spec, method_for(plan)
         self.state = self.method.init(initial)
@@ -70,7 +72,8 @@ class PrivetStrategy(Strategy):  # type: ignore[misc]
         self.history: list[Event] = []
         self.completed = 0
         self.standing = Standing()
-        self._sampler = np.random.Generator(np.random.PCG64(plan.method.seed))
+        drawn = (plan.method.seed, seed) if seed else plan.method.seed
+        self._sampler = np.random.Generator(np.random.PCG64(drawn))
         self._pause, self._wait, self._on_event = pause, wait, on_event
         self._evaluate, self._keep, self._asking = evaluate, keep, asking
         self._round: Round | None = None

@@ -1,6 +1,6 @@
 """Federations of virtual sites in one process.
 
-from privet.simulations import simulate
+from privet.simulations import repeated, simulate, sweep
 """
 
 from typing import TYPE_CHECKING, Any
@@ -9,9 +9,11 @@ import privet.common  # noqa: F401  (quiets the libraries underneath before they
 
 if TYPE_CHECKING:
     from privet.simulations.data import SimulationData
+    from privet.simulations.repeat import Repeated, repeated
     from privet.simulations.run import Simulation, simulate
+    from privet.simulations.sweep_run import Sweep, sweep
 
-__all__ = ["Simulation", "SimulationData", "simulate"]
+__all__ = ["Repeated", "Simulation", "SimulationData", "Sweep", "repeated", "simulate", "sweep"]
 
 
 def __getattr__(name: str) -> Any:
@@ -24,4 +26,12 @@ def __getattr__(name: str) -> Any:
         from privet.simulations import run
 
         return getattr(run, name)
+    if name in ("Repeated", "repeated"):
+        from privet.simulations import repeat
+
+        return getattr(repeat, name)
+    if name in ("Sweep", "sweep"):
+        from privet.simulations import sweep_run
+
+        return getattr(sweep_run, name)
     raise AttributeError(name)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from privet.client.split import point, split_key, taken, trains
 from privet.common.config import SimulationSpec
 from privet.common.errors import ConfigError, DataError
-from privet.common.tables import read_columns
+from privet.common.tables import Table, read_columns
 from privet.common.tasks.counts import UNKNOWN
 from privet.simulations.partition import partition
 
@@ -119,19 +119,29 @@ def load_data(spec: SimulationSpec, labels: Sequence[str]) -> SimulationData:
     """
     if spec.data is None:
         return generated(labels, seed=spec.seed)
-    by_record = spec.unit == "record"
+    return from_table(
+        read_columns(spec.data, wanted_columns(spec), encoding=spec.encoding), spec, labels, str(spec.data)
+    )
+
+
+def wanted_columns(spec: SimulationSpec) -> list[str]:
+    """The columns of a file or a table that `spec` speaks of."""
     further = [spec.split] if spec.split else []
     if spec.partition.startswith("column:"):
         further.append(spec.partition.removeprefix("column:"))
-    wanted = list(dict.fromkeys([spec.text, spec.label, *([] if by_record else [spec.unit]), *further]))
-    table = read_columns(spec.data, wanted, encoding=spec.encoding)
+    return list(dict.fromkeys([spec.text, spec.label, *([] if spec.unit == "record" else [spec.unit]), *further]))
+
+
+def from_table(table: Table, spec: SimulationSpec, labels: Sequence[str], where: str) -> SimulationData:
+    """What the wanted columns hold; `where` names their source in errors. Raises: DataError."""
+    by_record, wanted = spec.unit == "record", wanted_columns(spec)
     rows = [
         row
         for row, text in enumerate(table.columns[spec.text])
         if text and text.strip() and (by_record or (table.columns[spec.unit][row] or "").strip())
     ]
     if not rows:
-        raise DataError("no row has text.", where=str(spec.data), mend="correct simulation.text or simulation.unit.")
+        raise DataError("no row has text.", where=where, mend="correct simulation.text or simulation.unit.")
     units = [str(row) if by_record else (table.columns[spec.unit][row] or "").strip() for row in rows]
     if spec.split:
         test = np.array([(table.columns[spec.split][row] or "").strip() == "test" for row in rows])
@@ -149,7 +159,7 @@ def load_data(spec: SimulationSpec, labels: Sequence[str]) -> SimulationData:
     if not any(label in known for label in mapped):
         raise DataError(
             "no row has one of the plan's labels.",
-            where=f"{spec.data}: {spec.label}",
+            where=f"{where}: {spec.label}",
             mend="correct task.labels, simulation.label or simulation.label_map.",
         )
     judged = [int(i) for i in np.flatnonzero(test) if mapped[i] in known]

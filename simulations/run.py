@@ -5,7 +5,7 @@ import math
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
@@ -14,40 +14,45 @@ import numpy as np
 
 from privet.common.adapter import AdapterSpec, Arrays, Floats
 from privet.common.base import checked_base
-from privet.common.config import Federation, Plan, SimulationSpec
+from privet.common.config import Plan, SimulationSpec
 from privet.common.errors import ConfigError
 from privet.common.initial import initial_adapter
 from privet.common.live import Event, Listener
 from privet.common.methods import method_for
-from privet.common.precision import AskedPrecision
 from privet.common.privacy.statement import Statement
 from privet.common.tasks.classification import PublicMetrics, exact_accuracy, public_metrics
 from privet.server.judgement import kept_round
 from privet.server.run_folder import RunFolder
 from privet.server.strategy import PrivetStrategy
+from privet.simulations import history as tables
 from privet.simulations.absence import Absence
-from privet.simulations.data import Records, SimulationData, load_data
+from privet.simulations.data import Records, SimulationData
 from privet.simulations.engines import EngineName, open_engine
 from privet.simulations.engines.engine import Engine, InProcess, Job, Shard
 from privet.simulations.engines.store import Store
-from privet.simulations.engines.work import AskedEngine, Device, Recipe, Run, Work
+from privet.simulations.engines.work import Device, Recipe, Run, Work
 from privet.simulations.filling import fill
 from privet.simulations.grid import SimulationGrid
+from privet.simulations.inputs import PlanLike, resolve
 from privet.simulations.listening import Listening
 from privet.simulations.shards import even_shards
 from privet.simulations.sites import Sites
 from privet.simulations.terms import NO_GUARANTEE, Agreed, Kind, Spent, Terms, agree
 
 if TYPE_CHECKING:
+    import pandas
+
     from privet.client.training import RoundTrainer
     from privet.common.model import Classifier
+    from privet.simulations.baselines import Baselines
 
 _FEW = 2  # rates that are calibrated here, while the workers still load
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Simulation:
-    """A finished simulation. `history` has one row a round; `final` the public metrics of the kept round, or None.
+    """A finished simulation. `history` is a DataFrame of one row a round, `rounds` the events themselves; `final` the
+    public metrics of the kept round, or None. baselines: where they were asked for.
 
     truth: by evaluated round, the sites' accuracy without noise, which only a simulation can know; in no file.
     spent: what each site trained and measured, and the epsilon of that.
@@ -55,15 +60,27 @@ class Simulation:
 
     plan: Plan
     arrays: Mapping[str, Floats]
-    history: Sequence[Event]
+    rounds: Sequence[Event]
     statements: Mapping[str, Statement]
     folder: Path | None
     truth: Mapping[int, float] = field(default_factory=dict)
     spent: Spent | None = None
+    baselines: "Baselines | None" = None
+
+    @property
+    def history(self) -> "pandas.DataFrame":
+        """Its columns and their types: `privet.simulations.history`."""
+        return tables.frame(self.rounds, self.statements, self.truth)
+
+    def __repr__(self) -> str:
+        return tables.in_words(self)
+
+    def _repr_html_(self) -> str:
+        return tables.as_html(self)
 
     @property
     def final(self) -> Mapping[str, object] | None:
-        kept = kept_round(self.history, self.plan.evaluation)
+        kept = kept_round(self.rounds, self.plan.evaluation)
         return kept["public"] if kept is not None else None
 
     @property
@@ -76,7 +93,8 @@ class Simulation:
 class Simulator:
     """A plan's data in an engine's workers, for several simulations of it.
 
-    engine: opened and closed by the caller; None computes in this process, by the agent's own trainer.
+    engine: opened and closed by the caller; None computes in this process, by the agent's own trainer. spec: whose keys
+    `engine`, `precision` and `device` say how it is computed.
     Raises: ModelError, DataError, ConfigError.
     """
 
@@ -86,14 +104,13 @@ class Simulator:
         data: SimulationData,
         engine: Engine | None = None,
         *,
-        device: Device = "auto",
-        gradients: AskedEngine = "auto",
-        precision: AskedPrecision = "auto",
+        spec: SimulationSpec | None = None,
     ) -> None:
         self.plan, self.data = plan, data
         self.base = checked_base(plan.model.base, plan.model.sha256)
         make = None if engine is not None else self._in_process
-        self._recipe = Recipe(plan, self.base, device, make, gradients, precision)
+        spec = spec or SimulationSpec()
+        self._recipe = Recipe(plan, self.base, spec.device, make, spec.engine, spec.precision)
         self._engine = InProcess() if engine is None else engine
         self._store: Store | None = None  # until its features are computed, where there are any
         self._truth = np.array([plan.task.labels.index(label) for label in data.test_labels], np.int64)
@@ -123,11 +140,13 @@ class Simulator:
         spec: SimulationSpec,
         on_event: Listener | None = None,
         runs: Path | None = None,
+        place: Path | None = None,
         command: str = "",
         last: bool = False,
     ) -> Simulation:
         """One simulation. sites: as `prepare` gave them, or some of these; epsilon: one for all, or given out in turn;
-        last: nothing is to run on the engine after this: it is closed before the run folder is finished."""
+        last: nothing is to run on the engine after this: it is closed before the run folder is finished. place: of the
+        run folder, else one is made in `runs`."""
         by_record = self.data.by_record
         agreed = agree(self.plan, spec, sites.num_units.tolist(), epsilon, by_record=by_record, call=self._call)
         engine, built = self._engine, self._engine.built()
@@ -139,6 +158,8 @@ class Simulator:
         load = sites.load(run.rates[sites.numbers])
         grid = SimulationGrid(self.plan, built.spec, initial, engine, sites.names, sites.numbers, load, agreed, absence)
         folder = RunFolder.new(runs, self.plan) if runs is not None else None
+        if place is not None:
+            folder = RunFolder(place, self.plan)
         listening = Listening(on_event, folder, len(sites.names), lambda number: self._exact(grid, number))
         grid.on_reply = listening.replied
 
@@ -157,6 +178,7 @@ class Simulator:
                 on_event=listening,
                 evaluate=evaluate if len(self._truth) else None,
                 keep=None if folder is None else listening.keep,
+                seed=spec.seed,
             )
             strategy.start(grid)
             if last:
@@ -263,15 +285,21 @@ def _initial(plan: Plan, spec: AdapterSpec) -> Mapping[str, Floats]:
 
 
 def simulate(
-    plan: Plan,
-    data: SimulationData | None = None,
+    plan: PlanLike,
+    data: "SimulationData | pandas.DataFrame | Path | str | None" = None,
     *,
     sites: int = 10,
     partition: str | None = None,
     epsilon: float | Sequence[float] = 8.0,
+    seed: int | None = None,
+    text: str | None = None,
+    label: str | None = None,
+    unit: str | None = None,
     spec: SimulationSpec | None = None,
+    baselines: bool | int = False,
     on_event: Listener | None = None,
     runs: Path | None = None,
+    folder: Path | None = None,
     command: str = "",
     engine: EngineName = "local",
     workers: int | None = None,
@@ -280,36 +308,43 @@ def simulate(
 ) -> Simulation:
     """Run `plan` over virtual sites.
 
-    plan: a Plan, or a Federation, whose [simulation] table is then the default of `spec`. data: None reads what
-    `spec` says, or generates text. epsilon: of each site, one number or several given out in turn; inf is no privacy.
-    runs: where to write a run folder; None writes nothing. engine: worker processes of this machine, or Ray actors,
-    of the cluster at `ray_address` where one is given. workers: how many; None is one for each core, 0 computes in this
-    process, which starts at once and is right for a few sites. device: None is what `spec` says. No result depends on
-    who computes, but for the last digits.
+    plan: a Plan; a Federation, whose [simulation] table is then the default of `spec`; or the path of federation.toml.
+    data: a DataFrame or a file with columns `text`, `label` and `unit` ("record": each row is one), or SimulationData;
+    None reads what `spec` says, or generates text. epsilon: of each site, one number or several given out in turn; inf
+    is no privacy. seed, partition, text, label, unit: set these keys of `spec`. baselines: compare with every site
+    alone (a number: with so many of them) and with all data pooled. runs: where to write a run folder; folder: its own
+    path instead; None and None write nothing. engine: worker processes of this machine, or Ray actors, of the cluster
+    at `ray_address` where one is given. workers: how many; None is one for each core, 0 computes in this process, which
+    starts at once and is right for a few sites. device: None is what `spec` says. No result depends on who computes,
+    but for the last digits.
     Raises: ConfigError, DataError, ModelError; RunError where too few sites can take part, or a worker ends.
     """
-    if spec is None:
-        spec = plan.simulation if isinstance(plan, Federation) else SimulationSpec()
-    if isinstance(plan, Federation):
-        plan = plan.plan
-    if partition is not None:
-        spec = spec.model_copy(update={"partition": partition})
-    device = spec.device if device is None else device
-    if device not in get_args(Device):
+    if device is not None and device not in get_args(Device):
         raise ConfigError(f"got {device!r}.", where="--device", mend='give "cpu", "cuda" or "auto".')
     with open_engine(engine, workers, ray_address) as chosen:  # its workers load while the data is read
-        if data is None:
-            data = load_data(spec, plan.task.labels)
+        plan, data, spec = resolve(plan, data, spec, partition=partition, seed=seed, text=text, label=label, unit=unit)
+        if device is not None:
+            spec = spec.model_copy(update={"device": device})
         records = data.sites(spec.partition, plan.task.labels, num_sites=sites, seed=spec.seed)
-        simulator = Simulator(plan, data, chosen, device=device, gradients=spec.engine, precision=spec.precision)
+        simulator = Simulator(plan, data, chosen, spec=spec)
         prepared = simulator.prepare(records)
-        del records
-        return simulator.run(
+        ran = simulator.run(
             prepared,
             epsilon=epsilon,
             spec=spec,
             on_event=on_event,
             runs=runs,
+            place=folder,
             command=command or shlex.join(sys.argv),
             last=True,
         )
+    if not baselines:
+        return ran
+    from privet.simulations.baselines import NUM_ALONE, compare
+
+    most = NUM_ALONE if baselines is True else baselines
+    with open_engine(engine, workers, ray_address) as chosen:
+        found = compare(
+            plan, data, ran, records, epsilon=epsilon, spec=spec, most=most, on_event=on_event, engine=chosen
+        )
+    return replace(ran, baselines=found)

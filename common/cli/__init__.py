@@ -10,7 +10,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import typer
 
-from privet.common.cli import audit, bench, demo, init, ledger, log, predict, report, run, status
+from privet.common.cli import audit, bench, demo, init, ledger, log, predict, report, run, status, sweep
 
 app = typer.Typer(
     name="privet",
@@ -29,6 +29,7 @@ app.command("status")(status.status)
 app.command("ledger")(ledger.ledger)
 app.command("log")(log.log)
 app.command("simulate")(run.simulate)
+app.command("sweep")(sweep.sweep)
 app.command("audit")(audit.audit)
 app.command("predict")(predict.predict)
 app.command("report")(report.report)

@@ -123,6 +123,19 @@ def simulate(
         str | None,
         typer.Option("--device", metavar="cpu|cuda|auto", help="Where the workers compute; else as the file says."),
     ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option("--seed", min=0, help="Of draws, noise, partition and cohorts, in place of simulation.seed."),
+    ] = None,
+    repeat: Annotated[
+        int, typer.Option("--repeat", metavar="R", min=1, help="Run under R seeds, and tell mean and spread.")
+    ] = 1,
+    baselines: Annotated[
+        bool, typer.Option("--baselines", help="Compare with every site alone and with all data pooled.")
+    ] = False,
+    alone: Annotated[
+        int, typer.Option("--baseline-sites", metavar="K", min=1, help="Simulate at most K sites alone; seed draws.")
+    ] = 20,
     as_json: AsJson = False,
     assignments: Set = None,
 ) -> None:
@@ -134,31 +147,23 @@ def simulate(
         given.append(f"simulation.data={_toml(str(data.resolve()))}")
     if partition is not None:
         given.append(f"simulation.partition={_toml(partition)}")
+    if seed is not None:
+        given.append(f"simulation.seed={seed}")
     federation = load_federation(federation_file, given)
-    budgets = _budgets(epsilon)
-    where = {"engine": engine, "ray_address": ray_address, "workers": workers, "device": device}
-    from privet.server.live import watch
-    from privet.simulations.run import simulate as run
+    budgets = budgets_of(epsilon)
+    from privet.common.cli.repeat import simulate_all
+    from privet.simulations.live import watch
 
     command = "privet " + shlex.join(sys.argv[1:])
+    settings = {"sites": sites, "epsilon": budgets, "baselines": baselines and alone, "command": command}
     with stopped_by_signal(), watch(f"privet simulate {federation.name} (no guarantee)", as_json=as_json) as listener:
+        where = {"engine": engine, "ray_address": ray_address, "workers": workers, "device": device}
         runs = federation.server.runs
-        done = run(
-            federation,
-            sites=sites,
-            epsilon=budgets,
-            on_event=listener,
-            runs=runs,
-            command=command,
-            **where,  # type: ignore[arg-type]
-        )
-    if done.folder is not None:
-        from privet.server.report import write_figures
-
-        write_figures(done.folder)
+        told = simulate_all(federation, repeat, on_event=listener, runs=runs, **settings, **where)
+    told(as_json)
 
 
-def _budgets(text: str) -> list[float]:
+def budgets_of(text: str) -> list[float]:
     from privet.common.errors import ConfigError
 
     try:

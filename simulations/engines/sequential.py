@@ -25,9 +25,10 @@ class SequentialWork:
     def __init__(self, recipe: Recipe, store: Store, trainer: RoundTrainer | None = None, *, because: str = "") -> None:
         plan = recipe.plan
         self._plan, self._store, self._because = plan, store, because
-        precision, self._precision = usable_precision(recipe.precision)
+        precision, _ = usable_precision(recipe.precision)
         base = recipe.base or checked_base(plan.model.base, plan.model.sha256)
         self._trainer = trainer or RoundTrainer(plan, base, precision=precision)
+        self._precision = usable_precision(self._trainer.precision)[1]
         self._run: Run | None = None
         self._others: dict[str, Floats] = {}  # what a round may not train
 

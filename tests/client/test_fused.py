@@ -1,5 +1,6 @@
 """The fused engine held to Opacus', many sites in one pass held to one after the other, and each site to itself."""
 
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,7 @@ def test_a_site_trains_as_under_opacus(base: Path) -> None:
     event = event_of(steps=5, noise_multiplier=1.0, max_grad_norm=0.1)
     updates = []
     for engine in ("opacus", "fused"):
-        trainer = RoundTrainer(plan, base, engine=engine)  # type: ignore[arg-type]
+        trainer = RoundTrainer(plan, base, engine=engine)
         found = trainer.update(weights_of(trainer), examples_of(trainer), 1, event, SeededNoise(4))
         updates.append(trainer.method.trainable(trainer.spec, 1).flatten(found))
     np.testing.assert_allclose(updates[0], updates[1], atol=1e-5)
@@ -251,7 +252,7 @@ def test_rows_are_the_plans_and_the_bases_width_alone(base: Path) -> None:
 
 def test_where_places_matter_rows_are_pinned(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A processor on which a row's place shows is found out, and the site falls back to a place for each record."""
-    import privet.client.fused.engine as room
+    room: Any = importlib.import_module("privet.client.fused.engine")
 
     plan = plan_of(base, method="fedavg")
     trainer = RoundTrainer(plan, base, engine="fused")

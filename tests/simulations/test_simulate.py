@@ -115,7 +115,7 @@ def test_it_learns(base: Path, data: SimulationData, kind: str) -> None:
 def test_the_same_seed_gives_the_same_run_and_another_does_not(simulator: Simulator) -> None:
     first, again = _run(simulator, epsilon=8.0, seed=4), _run(simulator, epsilon=8.0, seed=4)
     assert digest(first.arrays) == digest(again.arrays)
-    assert _untimed(first.history) == _untimed(again.history)
+    assert _untimed(first.rounds) == _untimed(again.rounds)
     assert first.statements == again.statements
     assert digest(_run(simulator, epsilon=8.0, seed=5).arrays) != digest(first.arrays)
 
@@ -152,7 +152,7 @@ def test_spare_rounds_are_paid_for(base: Path, data: SimulationData) -> None:
     sigma = noise_multiplier(sample_rate=0.25, steps=5 * 4, epsilon=2.0, delta=1e-5)
     assert {s.noise_multiplier for s in ran.statements.values()} == {sigma}
     assert {s.rounds for s in ran.statements.values()} == {5}
-    assert len(ran.history) == 2
+    assert len(ran.rounds) == 2
 
 
 def test_without_privacy_no_epsilon_is_stated(simulator: Simulator) -> None:
@@ -212,7 +212,7 @@ def test_a_site_too_small_for_the_plan_refuses_and_is_named(base: Path, data: Si
     codes = {event["site"]: event["code"] for event in events if event["event"] == "offer"}
     assert codes == {"east": "refused_policy", "north-ward": "ok", "south": "ok"}
     assert set(ran.statements) == {"north-ward", "south"}
-    assert all(row["cohort"] == ["north-ward", "south"] for row in ran.history)
+    assert all(row["cohort"] == ["north-ward", "south"] for row in ran.rounds)
 
 
 def test_a_plan_that_too_few_sites_can_take_is_an_error_that_names_them(base: Path, data: SimulationData) -> None:
@@ -230,14 +230,14 @@ def test_a_rate_of_exactly_one_is_allowed(base: Path, data: SimulationData) -> N
 def test_a_hundred_sites(base: Path, data: SimulationData) -> None:
     plan = _plan(base, training={"rounds": 1, "local_steps": 1, "expected_batch": 1})
     ran = simulate(plan, data, sites=100, epsilon=8.0)
-    (row,) = ran.history
+    (row,) = ran.rounds
     assert row["answered"] == [f"site-{index:02d}" for index in range(100)]
     assert len(ran.statements) == 100
 
 
 def test_a_cohort_is_drawn(base: Path, data: SimulationData) -> None:
     ran = simulate(_plan(base, cohort={"fraction": 0.5}), data, sites=6, epsilon=math.inf)
-    cohorts: list[Any] = [row["cohort"] for row in ran.history]
+    cohorts: list[Any] = [row["cohort"] for row in ran.rounds]
     assert all(len(cohort) == 3 for cohort in cohorts)
     assert set(ran.statements) == {f"site-{index}" for index in range(6)}
 
@@ -457,13 +457,13 @@ def test_without_public_text_nothing_is_judged(base: Path, data: SimulationData)
     ran = simulate(plan, replace(data, test_texts=(), test_labels=()), sites=3, epsilon=math.inf)
     assert ran.final is None
     assert math.isnan(ran.accuracy)
-    assert [row["public"] for row in ran.history] == [None]
+    assert [row["public"] for row in ran.rounds] == [None]
 
 
 def test_an_empty_site_answers_with_noise(base: Path, data: SimulationData) -> None:
     plan = _plan(base, training={"rounds": 1, "expected_batch": "site"})
     ran = _run(Simulator(plan, data), num_sites=4, epsilon=2.0, partition="column:site")
-    (row,) = ran.history
+    (row,) = ran.rounds
     assert row["answered"] == ["east", "north-ward", "site-3", "south"]
     assert ran.spent is not None
     assert ran.spent.trained.tolist() == [1, 1, 1, 1]

@@ -55,7 +55,7 @@ def test_noised_metrics_lie_about_the_truth_as_far_as_they_say(base: Path, data:
     """Over many rounds: the distance, in the stated standard errors of the noise, has a mean square of about one."""
     plan = _plan(base, release=release, every=1, training={"rounds": 30, "local_steps": 1})
     ran = simulate(plan, replace(data, test_texts=(), test_labels=()), sites=2, epsilon=20.0)
-    rows: Any = ran.history
+    rows: Any = ran.rounds
     distances = [(row["sites"]["accuracy"] - ran.truth[row["round"]]) / row["sites"]["noise_error"] for row in rows]
     assert 0.45 < float(np.mean(np.square(distances))) < 1.8  # chi-square of 30: 0.5 to 1.7 at 1 in 100
 
@@ -96,7 +96,7 @@ def test_no_unit_trains_and_validates(base: Path, data: SimulationData) -> None:
 
 def test_an_empty_validation_set_is_noised(base: Path, data: SimulationData) -> None:
     ran = simulate(_plan(base, training={"train_fraction": 0.999999}), data, sites=3, epsilon=2.0)
-    row: Any = ran.history[-1]
+    row: Any = ran.rounds[-1]
     assert row["evaluation"]["answered"] == ["site-0", "site-1", "site-2"]
     assert row["sites"]["num_units"] != 0
     assert row["sites"]["accuracy"] is None
@@ -130,7 +130,7 @@ def test_the_best_rounds_adapter_and_metrics_are_the_ones_written(
     sites = simulator.prepare(data.sites("iid", LABELS, num_sites=3, seed=0))
     spec = SimulationSpec(seed=2)  # with this noise and learning rate the third round is better than the last
     ran = simulator.run(sites, epsilon=2.0, spec=spec, runs=tmp_path, command="x")
-    public = [row["public"]["accuracy"] for row in ran.history]  # type: ignore[index]
+    public = [row["public"]["accuracy"] for row in ran.rounds]  # type: ignore[index]
     assert max(public) > public[-1]  # else this shows nothing
     assert ran.accuracy == max(public)
     labels = [LABELS.index(label) for label in data.test_labels]
@@ -150,5 +150,5 @@ def test_a_run_with_metrics_trains_as_one_without(base: Path, data: SimulationDa
 def test_by_record_equal_rows_of_a_file_are_units_of_their_own(base: Path, data: SimulationData) -> None:
     plan = _plan(base)
     ran = simulate(plan, replace(data, by_record=True), sites=3, epsilon=math.inf)
-    row: Any = ran.history[-1]
+    row: Any = ran.rounds[-1]
     assert row["sites"]["num_units"] == pytest.approx(0.3 * len(data.texts), rel=0.2)

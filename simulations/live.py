@@ -1,0 +1,31 @@
+"""What the person at a simulation sees: a server's view, and what repeats and baselines add to it."""
+
+from contextlib import AbstractContextManager
+from typing import Any
+
+from privet.common import live
+from privet.common.live import Listener
+from privet.server.live import View
+
+_KINDS = {"pooled": "all data pooled at one site", "no_privacy": "all data pooled, without privacy"}
+
+
+class SimulationView(View):
+    """Folds a simulation's events."""
+
+    def _on_repeat(self, event: dict[str, Any]) -> str | None:
+        self.accuracy, self.sites, self.round = [], {}, 0
+        self.status = f"run {event['run']} of {event['of']}, seed {event['seed']}"
+        return self.status
+
+    def _on_baseline(self, event: dict[str, Any]) -> str:
+        what = _KINDS.get(event["kind"]) or f"{event['site']} alone"
+        budget = "" if event["epsilon"] is None else f" at ε {event['epsilon']:g}"
+        accuracy = "not judged" if event["accuracy"] is None else f"public accuracy {event['accuracy']:.3f}"
+        self.status = f"baseline: {what}{budget}: {accuracy}"
+        return self.status
+
+
+def watch(title: str, *, as_json: bool) -> AbstractContextManager[Listener]:
+    """A listener: JSON lines on standard output, or people's words on standard error."""
+    return live.watch(SimulationView(title), as_json=as_json, remarkable=("warning", "offer", "repeat", "baseline"))
