@@ -41,7 +41,7 @@ class OpacusEngine(FlatEngine):
         for start in range(0, count, size):
             rows = zero_unless_finite(self._rows(data, members.windows[start : start + size]))
             add_shares(gradient, rows, members.shares[start : start + size])
-        return Whole(gradient)
+        return Whole(gradient, members)
 
     def _rows(self, data: Examples, windows: Integers) -> Tensor:
         """float32 [windows, P]."""

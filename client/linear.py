@@ -36,7 +36,7 @@ class LinearEngine(FlatEngine):
             delta, inputs = self._factors(data, members.windows[part], members.shares[part])
             weight += delta.T @ inputs
             bias += delta.sum(0)
-        return Whole(self._flatten(weight, bias))
+        return Whole(self._flatten(weight, bias), members)
 
     def _factors(self, data: Examples, windows: Integers, shares: NDArray[np.float64]) -> tuple[Tensor, Tensor]:
         """δ times its share [windows, L] and x [windows, d]."""

@@ -154,7 +154,7 @@ class RoundTrainer:
                     for inputs in self._inputs_of_nobody(TRAINING_ROWS):
                         made.per_row(self._batch_of_nobody(inputs))
                 elif isinstance(made, SiteEngine):
-                    for length, num_rows in zip(self.plan.task.buckets, made.num_rows, strict=True):
+                    for length, num_rows in zip(self.plan.task.buckets, made.rows_of_batches, strict=True):
                         for inputs in self._inputs_of_nobody(num_rows, (length,)):
                             made.per_row(self._batch_of_nobody(inputs))
             finally:

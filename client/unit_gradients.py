@@ -35,6 +35,14 @@ class Members:
     owners: Integers | None = None
     num_owners: int = 1
 
+    def only(self, chosen: NDArray[np.bool_]) -> "Members":
+        """The units for which chosen[slot] holds, numbered anew."""
+        mine, number = chosen[self.slots], np.cumsum(chosen) - 1
+        owners = None if self.owners is None else self.owners[chosen]
+        return Members(
+            self.windows[mine], number[self.slots[mine]], self.shares[mine], int(chosen.sum()), owners, self.num_owners
+        )
+
     def parts(self) -> Iterator[tuple[int, int, int]]:
         """Slot, first and last + 1 place of each unit that has windows."""
         starts = np.searchsorted(self.slots, np.arange(self.num_units + 1)).tolist()
@@ -137,15 +145,20 @@ class Rows:
 class Whole:
     """One unit's gradient, float64 [P]: of a unit whose windows are too many to be held at once."""
 
-    def __init__(self, gradient: Tensor) -> None:
-        self._gradient = gradient
+    def __init__(self, gradient: Tensor, members: Members) -> None:
+        self._gradient, self._members = gradient, members
 
     def norms(self) -> Tensor:
         norm: Tensor = torch.linalg.vector_norm(self._gradient)
         return norm.unsqueeze(0)
 
     def weighted_sum(self, factors: Tensor) -> Tensor:
-        return self._gradient * factors[0]
+        scaled = self._gradient * factors[0]
+        if self._members.owners is None:
+            return scaled
+        total = torch.zeros(self._members.num_owners, len(scaled), dtype=torch.float64)
+        total[int(self._members.owners[0])] = scaled
+        return total
 
 
 class Outer:

@@ -1,6 +1,6 @@
 """Which plans the fused engine computes, and the engine of one, from the base's files or beside a classifier."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -11,8 +11,8 @@ from privet.client.fused.weights import Bert, bert
 from privet.common.adapter import AdapterSpec, Role
 from privet.common.architecture import read_architecture
 from privet.common.config import Plan
-from privet.common.errors import ModelError
-from privet.common.examples import Batch, Examples, Integers, TokenExamples
+from privet.common.errors import ModelError, PrivetError
+from privet.common.examples import TRAINING_ROWS, Batch, Examples, Integers, TokenExamples
 from privet.common.layout import adapter_spec
 from privet.common.model import Classifier
 from privet.common.precision import Precision
@@ -125,11 +125,26 @@ class SiteEngine(FusedEngine):
 
     def settle_places(self, shapes: Callable[[int, int], tuple[Tensor, Tensor]]) -> None:
         """Find out whether a row's gradient is the same to the last bit at every place of a batch and beside whatever
-        other rows; if not, pin rows to places. shapes(rows, length): ids and mask of rows that belong to nobody."""
+        other rows; if not, pin rows to places. shapes(rows, length): ids and mask of rows that belong to nobody.
+
+        Raises: PrivetError where a row's mates show in it even at its own place, which no pinning mends.
+        """
+        buckets = self._shape.buckets
         self.pinned = not all(
-            same_everywhere(self, *shapes(rows, length))
-            for rows, length in zip(self.num_rows, self._shape.buckets, strict=True)
+            same_everywhere(self, *shapes(rows, length)) for rows, length in zip(self.num_rows, buckets, strict=True)
         )
+        if self.pinned:
+            for length in buckets:
+                if not same_beside_dummies(self, *shapes(TRAINING_ROWS, length), range(TRAINING_ROWS)):
+                    raise PrivetError(
+                        "a record's gradient depends on the records beside it; training here would not be private.",
+                        mend="install the library versions that privet pins, or train on another machine.",
+                    )
+
+    @property
+    def rows_of_batches(self) -> tuple[int, ...]:
+        """Of each bucket, as training has them."""
+        return (TRAINING_ROWS,) * len(self.num_rows) if self.pinned else self.num_rows
 
     def _batches(self, data: Examples, windows: Integers, owners: Integers | None) -> Iterator[Batch]:
         if self.pinned and isinstance(data, TokenExamples):
@@ -148,10 +163,20 @@ def same_everywhere(engine: FusedEngine, ids: Tensor, mask: Tensor) -> bool:
         rolled = engine.per_row(_batch(*(part.roll(shift, 0) for part in (ids, mask, labels))))
         if not torch.equal(rolled, expected.roll(shift, 0)):
             return False
-    blank = ids.clone()
-    blank[1:], short = ids[:1, :1], mask.clone()
-    short[1:, 1:] = 0
-    return torch.equal(engine.per_row(_batch(blank, short, labels))[0], expected[0])
+    return same_beside_dummies(engine, ids, mask, [0])
+
+
+def same_beside_dummies(engine: FusedEngine, ids: Tensor, mask: Tensor, rows: Iterable[int]) -> bool:
+    """Whether each of `rows` has the same gradient to the last bit where all others are dummies, at the same place."""
+    labels = torch.arange(len(ids)) % engine.num_labels
+    expected = engine.per_row(_batch(ids, mask, labels))
+    for row in rows:
+        blank, short = ids[:1, :1].expand_as(ids).clone(), torch.zeros_like(mask)
+        short[:, 0] = 1
+        blank[row], short[row] = ids[row], mask[row]
+        if not torch.equal(engine.per_row(_batch(blank, short, labels))[row], expected[row]):
+            return False
+    return True
 
 
 def _batch(ids: Tensor, mask: Tensor, labels: Tensor) -> Batch:

@@ -18,9 +18,9 @@ from privet.client.flat_engine import Loss
 from privet.client.fused.encoder import attention_bias, embed, encode, features
 from privet.client.fused.factors import Layout, Weights
 from privet.client.fused.projection import Factors
-from privet.client.fused.sums import Passed, SingleWindows
+from privet.client.fused.sums import Passed, by_own_windows
 from privet.client.fused.weights import Bert
-from privet.client.unit_gradients import Members, Rows, UnitGradients, Whole, add_shares, zero_unless_finite
+from privet.client.unit_gradients import Members, UnitGradients, Whole, add_shares, zero_unless_finite
 from privet.common.adapter import AdapterSpec, Arrays, Floats
 from privet.common.examples import Batch, Examples, Integers, TokenExamples, fill
 
@@ -102,16 +102,13 @@ class FusedEngine:
         if self._ragged:
             owners = np.zeros(count, np.int64) if members.owners is None else members.owners[members.slots]
         if count <= size or members.num_units > 1:
-            passed = self._passed(data, members.windows, owners)
-            if len(np.unique(members.slots)) == count and bool((members.shares == 1).all()):
-                return SingleWindows(passed, members, self._layout)
-            return Rows(passed.rows(self._layout), members)
+            return by_own_windows(self._passed(data, members.windows, owners), members, self._layout)
         gradient = torch.zeros(self.spec.size, dtype=torch.float64)
         for start in range(0, count, size):
             part = slice(start, start + size)
             passed = self._passed(data, members.windows[part], None if owners is None else owners[part])
             add_shares(gradient, zero_unless_finite(passed.rows(self._layout)), members.shares[part])
-        return Whole(gradient)
+        return Whole(gradient, members)
 
     def rows(self, data: Examples, windows: Integers, owners: Integers | None = None) -> Tensor:
         """The gradient of each window's loss, float32 [windows, P]."""
@@ -120,8 +117,11 @@ class FusedEngine:
     def _passed(self, data: Examples, windows: Integers, owners: Integers | None) -> Passed:
         weights = self._weights()
         batches = list(self._batches(data, windows, owners))
-        tables = self._tables(sum(len(batch.labels) for batch in batches))
-        order = np.zeros(len(windows), np.int64)
+        nobodys = sum(len(batch.labels) for batch in batches)
+        tables = self._tables(nobodys + 1)
+        for table in tables:
+            table[nobodys] = 0.0
+        order = np.full(len(windows), nobodys)  # of a window that is in no batch
         start = 0
         for batch in batches:
             end = start + len(batch.labels)

@@ -31,6 +31,7 @@ class Layout:
     A window's gradient of the LoRA factors is kept as one row of Q values: for each layer first the A of all its
     targets, [m r, d], then their Bᵀ, [r, d] each, as the backward pass makes them. `places` [Q] says where in the
     flat vector [P] each belongs.
+    Raises: ValueError where of one layer the A, or the B, of some targets is trained and that of others is not.
     """
 
     def __init__(self, whole: AdapterSpec, trainable: AdapterSpec, num_layers: int) -> None:
@@ -54,8 +55,11 @@ class Layout:
         self.num_lora = 0
         for pairs in self.layers:
             down = self._append(places, [self._of(pair.down) for pair in pairs])
-            ups = [self._append(places, [np.ascontiguousarray(self._of(pair.up).T)]) for pair in pairs]
-            self._starts.append((down, [up for up in ups if up is not None]))
+            starts = [self._append(places, [np.ascontiguousarray(self._of(pair.up).T)]) for pair in pairs]
+            ups = [start for start in starts if start is not None]
+            self._starts.append((down, ups))
+            if any(self.trains(pair.down) != (down is not None) for pair in pairs) or len(ups) not in (0, len(pairs)):
+                raise ValueError("Expected a layer's A to be trained for all targets or for none, and its B likewise.")
         self.places = np.concatenate([np.zeros(0, np.int64), *places])
 
     def trains(self, entry: Entry) -> bool:

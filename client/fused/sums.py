@@ -8,10 +8,11 @@ from itertools import pairwise
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from privet.client.fused.factors import Layout
-from privet.client.unit_gradients import Members
+from privet.client.unit_gradients import Members, Rows, UnitGradients
 from privet.common.examples import Integers
 
 _AT_ONCE = 2_000_000  # values of rows in float64
@@ -36,6 +37,10 @@ class Passed:
         lora, delta, inputs = (torch.where(bad, torch.zeros_like(part), part) for part in parts)
         return Passed(lora, delta, inputs, self.order)
 
+    def only(self, chosen: NDArray[np.bool_]) -> "Passed":
+        """The windows for which `chosen` [windows] holds."""
+        return Passed(self.lora, self.delta, self.inputs, self.order[chosen])
+
     def rows(self, layout: Layout) -> Tensor:
         """The whole gradient of each window, float32 [windows, P], in the windows' order."""
         order = torch.from_numpy(self.order)
@@ -47,6 +52,41 @@ class Passed:
         if layout.trains(layout.head_bias):
             layout.view(rows, layout.head_bias).copy_(delta)
         return rows
+
+
+def by_own_windows(passed: Passed, members: Members, layout: Layout) -> UnitGradients:
+    """`SingleWindows` of the units that have one window, `Rows` of those that have several.
+
+    The two round otherwise. So it is a unit's own windows alone that say by which of them it is computed, and never who
+    else is in its group.
+    """
+    several = np.bincount(members.slots, minlength=members.num_units) > 1
+    several[members.slots[members.shares != 1]] = True
+    if not several.any():
+        return SingleWindows(passed, members, layout)
+    return _Parted(passed, members, layout, several)
+
+
+class _Parted:
+    def __init__(self, passed: Passed, members: Members, layout: Layout, several: NDArray[np.bool_]) -> None:
+        rows = Rows(passed.only(several[members.slots]).rows(layout), members.only(several))
+        self._parts: list[tuple[Tensor, UnitGradients]] = [(torch.from_numpy(several), rows)]
+        if not several.all():
+            single = SingleWindows(passed.only(~several[members.slots]), members.only(~several), layout)
+            self._parts.append((torch.from_numpy(~several), single))
+
+    def norms(self) -> Tensor:
+        norms = torch.zeros(len(self._parts[0][0]), dtype=torch.float64)
+        for units, part in self._parts:
+            norms[units] = part.norms()
+        return norms
+
+    def weighted_sum(self, factors: Tensor) -> Tensor:
+        units, part = self._parts[0]
+        total = part.weighted_sum(factors[units])
+        for units, part in self._parts[1:]:
+            total += part.weighted_sum(factors[units])
+        return total
 
 
 class SingleWindows:

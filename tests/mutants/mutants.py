@@ -26,6 +26,8 @@ AGENT = (
 LEDGER = ("tests/client/test_ledger.py", "tests/client/test_ledger_states.py")
 BEHIND = ("tests/client/test_ledger_behind.py", "tests/client/test_ledger_restored.py")
 CHAIN = ("tests/client/test_ledger_chain.py",)
+FUSED = ("tests/client/test_fused.py",)
+BOUNDS = ("tests/client/test_fused_bounds.py",)
 FROZEN = ("tests/common/test_frozen.py", "tests/common/test_prefix.py", "tests/client/test_engines.py")
 POLICY = ("tests/client/test_policy.py",)
 FOREIGN = ("tests/client/test_foreign_method.py",)
@@ -53,7 +55,7 @@ MUTANTS = (
     Mutant(
         "clip: none",
         "client/trainer.py",
-        "factors = torch.clamp(event.max_grad_norm / (_MARGIN * gradients.norms() + _TINY), max=1.0)",
+        "factors = torch.clamp(bound / (_MARGIN * gradients.norms() + _TINY), max=1.0)",
         "factors = torch.ones_like(gradients.norms())",
         TRAINER,
     ),
@@ -460,6 +462,197 @@ MUTANTS = (
         '    reason = None if name == "opacus" else not_covered(plan, base)\n',
         "    reason = None\n",
         FROZEN,
+    ),
+    # The fused engine
+    Mutant(
+        "fused: the clip norm of units of one window leaves the head out",
+        "client/fused/sums.py",
+        "torch.hypot(torch.cat(lora), of_head)",
+        "torch.cat(lora)",
+        BOUNDS,
+    ),
+    Mutant(
+        "fused: the clip norm leaves the head's bias out",
+        "client/fused/sums.py",
+        "torch.sqrt(weight * of_input**2 + bias)",
+        "torch.sqrt(weight * of_input**2)",
+        BOUNDS,
+    ),
+    Mutant(
+        "fused: the clip norm takes δ for the head's gradient",
+        "client/fused/sums.py",
+        "torch.sqrt(weight * of_input**2 + bias)",
+        "1.0",
+        BOUNDS,
+    ),
+    Mutant(
+        "fused: the clip norm leaves LoRA out",
+        "client/fused/sums.py",
+        "torch.hypot(torch.cat(lora), of_head)",
+        "of_head",
+        BOUNDS,
+    ),
+    Mutant(
+        "fused: what is not finite is kept",
+        "client/fused/sums.py",
+        "if bool(torch.isfinite(sums).all()):",
+        "if True:",
+        BOUNDS,
+    ),
+    Mutant(
+        "fused: who else is in a group says how a unit is added up",
+        "client/fused/sums.py",
+        "    several[members.slots[members.shares != 1]] = True\n",
+        "    several[:] = several.any()\n",
+        BOUNDS,
+    ),
+    Mutant(
+        "fused: a window in no batch counts as the first row",
+        "client/fused/engine.py",
+        "order = np.full(len(windows), nobodys)",
+        "order = np.zeros(len(windows), np.int64)",
+        BOUNDS,
+    ),
+    Mutant(
+        "fused: a window's gradient is its mate's",
+        "client/fused/engine.py",
+        "order[batch.places] = start + batch.rows",
+        "order[batch.places] = start + batch.rows[::-1]",
+        FUSED,
+    ),
+    Mutant(
+        "fused: a window that raises keeps what its memory held",
+        "client/fused/engine.py",
+        "                for table in tables:\n                    table[rows] = 0.0\n",
+        "                pass\n",
+        BOUNDS,
+    ),
+    Mutant(
+        "fused: a window that raises takes its mates along",
+        "client/fused/engine.py",
+        "        for alone in batch.apart():\n",
+        "        for table in tables:\n            table.zero_()\n        for alone in ():\n",
+        BOUNDS,
+    ),
+    Mutant(
+        "fused: a site's units in the first site's sum",
+        "client/fused/sums.py",
+        "lora[owner] += scale",
+        "lora[0] += scale",
+        FUSED,
+    ),
+    Mutant(
+        "rows: a site's units in the first site's sum",
+        "client/unit_gradients.py",
+        "total[owner] += factors[start : start + len(gradients)] @ gradients",
+        "total[0] += factors[start : start + len(gradients)] @ gradients",
+        FUSED,
+    ),
+    Mutant(
+        "fused: a huge unit in every site's sum",
+        "client/unit_gradients.py",
+        "total[int(self._members.owners[0])] = scaled",
+        "total[:] = scaled",
+        BOUNDS,
+    ),
+    Mutant(
+        "fused: units joined under the first site",
+        "client/unit_gradients.py",
+        "np.repeat([owner for owner, _ in groups], np.diff(before))",
+        "np.repeat([0 for _ in groups], np.diff(before))",
+        FUSED,
+    ),
+    Mutant(
+        "fused: rows meet the first site's weights",
+        "client/fused/factors.py",
+        "return factor[:1] if owners is None or not trains(entry) else factor[owners]",
+        "return factor[:1]",
+        FUSED,
+    ),
+    Mutant(
+        "fused: one site's clip norm for all",
+        "client/trainer.py",
+        "bound = bounds[0] if members.owners is None else bounds[torch.from_numpy(members.owners)]",
+        "bound = bounds[0]",
+        BOUNDS,
+    ),
+    Mutant(
+        "fused: one site's noise for all",
+        "client/trainer.py",
+        "[_noised(of_one, site) for of_one, site in zip(total, sites, strict=True)]",
+        "[_noised(of_one, sites[0]) for of_one, site in zip(total, sites, strict=True)]",
+        FUSED,
+    ),
+    Mutant(
+        "fused: a site without a drawn unit goes without noise",
+        "client/trainer.py",
+        "[_noised(of_one, site) for of_one, site in zip(total, sites, strict=True)]",
+        "[_noised(of_one, site) if of_one.any() else np.float32(of_one) for of_one, site in zip(total, sites)]",
+        FUSED,
+    ),
+    Mutant(
+        "method: its hook sees the sum before the noise",
+        "client/trainer.py",
+        "                gradient = spec.adjust(gradient, model.read()",
+        "                spec.adjust(np.float32(total), model.read().reshape(shape), start.reshape(shape))\n"
+        "                gradient = spec.adjust(gradient, model.read()",
+        BOUNDS,
+    ),
+    Mutant(
+        "fused: rows are never pinned",
+        "client/fused/build.py",
+        "        self.pinned = not all(\n",
+        "        self.pinned = False and not all(\n",
+        BOUNDS,
+    ),
+    Mutant(
+        "fused: pins are set and not used",
+        "client/fused/build.py",
+        "        if self.pinned and isinstance(data, TokenExamples):\n",
+        "        if False:\n",
+        BOUNDS,
+    ),
+    Mutant(
+        "fused: places are tried, mates are not",
+        "client/fused/build.py",
+        "    return same_beside_dummies(engine, ids, mask, [0])\n",
+        "    return True\n",
+        BOUNDS,
+    ),
+    Mutant(
+        "fused: mates that show are let pass where rows are pinned",
+        "client/fused/build.py",
+        "                if not same_beside_dummies(self",
+        "                if False and not same_beside_dummies(self",
+        BOUNDS,
+    ),
+    Mutant(
+        "fused: a batch's shape tells how many were drawn",
+        "common/examples.py",
+        "batch = self._batch(bucket, length, windows[part], part, rows, num_rows[bucket])",
+        "batch = self._batch(bucket, length, windows[part], part, rows, len(part))",
+        FUSED,
+    ),
+    Mutant(
+        "fused: a row's padding hides its mates' tokens",
+        "client/fused/encoder.py",
+        "    return bias[:, None, None, :].expand(-1, 1, length, -1)",
+        "    return bias.amin(0).expand(len(bias), 1, length, -1)",
+        FUSED,
+    ),
+    Mutant(
+        "fused: an update starts from the round before",
+        "client/training.py",
+        "        if isinstance(engine, SiteEngine):\n            engine.take_over()\n        training =",
+        "        training =",
+        BOUNDS,
+    ),
+    Mutant(
+        "fused: an update leaves its weights behind",
+        "client/trainer.py",
+        "        model.write(start)\n",
+        "        pass\n",
+        TRAINER,
     ),
     # Operation
     Mutant(
