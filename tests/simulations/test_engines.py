@@ -137,16 +137,15 @@ def test_workers_die_with_their_parent() -> None:
 from tests.simulations.test_engines import *
 from tests.simulations.test_engines import _pids, _started
 engine = _started(works.endless)
-engine.built()
-rounds = engine.map(Job("train", 1, START), SHARDS)
-next(rounds)
+list(engine.map(Job("train", 1, START), [Shard([1]), Shard([2])]))  # both are up
 print(*_pids(engine), flush=True)
-list(rounds)
+list(engine.map(Job("train", 1, START), [Shard([works.BAD])] * 2))
 """
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
         pids = [int(pid) for pid in parent.stdout.readline().split()]
         assert len(pids) == 2
+        time.sleep(1)  # until both are at the site that never ends
         assert all(map(_is_alive, pids))
         parent.kill()
     assert _gone(pids)
