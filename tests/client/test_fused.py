@@ -265,7 +265,8 @@ def test_where_places_matter_rows_are_pinned(base: Path, monkeypatch: pytest.Mon
 
     def tilted(base: Any, hidden: torch.Tensor, *given: Any) -> torch.Tensor:
         places = torch.arange(len(hidden), dtype=torch.float32).view(-1, 1, 1)
-        return genuine(base, hidden * (1 + 2e-7 * (places % 4)), *given)
+        found: torch.Tensor = genuine(base, hidden * (1 + 2e-7 * (places % 4)), *given)
+        return found
 
     monkeypatch.setattr(room, "features", tilted)
     assert not same_everywhere(engine, ids, mask)

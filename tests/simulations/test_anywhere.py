@@ -39,7 +39,7 @@ def _run(base: Path, data: SimulationData, kind: str, **engine: Any) -> Simulati
 
 def _same(one: Simulation, other: Simulation) -> None:
     assert digest(one.arrays) == digest(other.arrays)
-    assert _untimed(one.history) == _untimed(other.history)
+    assert _untimed(one.rounds) == _untimed(other.rounds)
     assert (one.statements, one.truth) == (other.statements, other.truth)
     assert one.spent is not None
     assert other.spent is not None

@@ -63,7 +63,7 @@ def _run(plan: Plan, data: SimulationData, epsilon: float = 8.0) -> Simulation:
 def test_without_a_pull_it_is_fedavg_to_the_last_bit(base: Path, data: SimulationData) -> None:
     plain, still = (_run(plan, data) for plan in (_plan(base, "fedavg"), _plan(base, "fedprox", mu=0)))
     assert digest(plain.arrays) == digest(still.arrays)
-    assert [row["public"] for row in plain.history] == [row["public"] for row in still.history]
+    assert [row["public"] for row in plain.rounds] == [row["public"] for row in still.rounds]
 
 
 def test_a_pull_keeps_the_round_nearer_to_its_start(base: Path, data: SimulationData) -> None:

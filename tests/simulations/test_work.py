@@ -49,7 +49,7 @@ def _built(plan: Plan, base: Path, records: Mapping[str, Records], data: Simulat
     """On a store that went through the shared file, as a worker has it."""
     filled, file = fill(plan, base, records, data), SharedFile()
     store = Store.from_arrays(mapped(file.fd, file.append(filled.arrays())))
-    work = SequentialWork(Recipe(plan, base), store)
+    work = SequentialWork(Recipe(plan, base, precision="float32"), store)
     if plan.method.kind == "head":  # in parts of odd sizes
         parts = [range(0, 7), range(7, store.num_windows)]
         features = np.concatenate([work.features(part) for part in parts])
