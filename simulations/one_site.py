@@ -52,9 +52,7 @@ class Trained:
         rate = batch / max(1.0, self._num_units[name] * self._simulator.plan.training.train_fraction)
         if rate > 1:  # it would refuse, as in the federation
             return None
-        spec = self._spec.model_copy(
-            update={"sample_rate": rate, "dropout": 0.0, "straggler": 0.0}
-        )  # nobody waits for it
+        spec = self._spec.model_copy(update={"sample_rate": rate, "dropout": 0.0, "straggler": 0.0})
         return self._simulator.run(self._sites.only(name), epsilon=epsilon, spec=spec)
 
 
