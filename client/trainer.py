@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from privet.client.flat_engine import GradientEngine
+from privet.client.optimizer import make as make_optimizer
 from privet.client.unit_gradients import Members, together
 from privet.common.adapter import Floats
 from privet.common.examples import Examples, Integers
@@ -64,7 +65,7 @@ def train_together(model: GradientEngine, sites: Sequence[Local], spec: TrainSpe
     if len(sites) != model.num_sites or any(site.event.steps != spec.event.steps for site in sites):
         raise ValueError(f"Expected {model.num_sites} sites of {spec.event.steps} steps each.")
     start = model.read()
-    optimizer = _optimizer(model, spec)
+    optimizer = make_optimizer(spec.optimizer, model.parameters(), spec.learning_rate, spec.weight_decay)
     try:
         for _ in range(spec.event.steps):
             drawn = [
@@ -156,12 +157,3 @@ def _windows(
     units = np.repeat(np.arange(len(drawn)), counts)
     shares = 1.0 / (per_record * np.maximum(1, counts[units]))
     return windows, np.repeat(units, per_record), np.repeat(shares, per_record)
-
-
-def _optimizer(model: GradientEngine, spec: TrainSpec) -> torch.optim.Optimizer:
-    parameters = list(model.parameters())
-    if spec.optimizer == "sgd":
-        return torch.optim.SGD(parameters, lr=spec.learning_rate, weight_decay=spec.weight_decay)
-    if spec.optimizer == "adamw":
-        return torch.optim.AdamW(parameters, lr=spec.learning_rate, weight_decay=spec.weight_decay)
-    raise ValueError(f"Expected optimizer 'sgd' or 'adamw', got {spec.optimizer!r}.")

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privet.common.config import Plan
-from privet.common.examples import UNKNOWN
-from privet.common.model import load_tokenizer
+from privet.common.tasks.counts import UNKNOWN
 from privet.common.tokens import padding, token_rows
+from privet.common.wordpiece import quick_tokenizer
 from privet.simulations.data import Records, SimulationData
 from privet.simulations.engines.store import Part, Store
 
@@ -20,7 +20,7 @@ def fill(plan: Plan, base: Path, sites: Mapping[str, Records], data: SimulationD
 
     base: the folder of the checked base model. Raises: ModelError.
     """
-    tokenizer, vocabulary = load_tokenizer(base), _vocabulary(base)
+    tokenizer, vocabulary = quick_tokenizer(base), _vocabulary(base)
     pad, task = padding(tokenizer, vocabulary), plan.task
     labels = [records.labels for records in sites.values()]
     labels.append(np.array([task.labels.index(label) for label in data.test_labels], np.int64))

@@ -32,7 +32,13 @@ PARENT = (
     "privet.server.strategy",
     "privet.simulations.corpus",
     "privet.simulations.data",
+    "privet.simulations.engines.local",
+    "privet.simulations.filling",
+    "privet.simulations.grid",
+    "privet.simulations.live",
     "privet.simulations.partition",
+    "privet.simulations.run",
+    "privet.simulations.terms",
 )
 
 
@@ -52,7 +58,7 @@ def test_the_parent_of_a_simulation_imports_nothing_heavy() -> None:
 
 
 # Of the fast path.
-WORKER = ("privet.common.examples", "privet.common.tasks.loss")
+WORKER = ("privet.client.trainer", "privet.simulations.engines.fused", "privet.simulations.engines.worker")
 
 
 def test_a_worker_imports_torch_and_no_more_of_the_libraries() -> None:

@@ -151,8 +151,7 @@ MUTANTS = (
         "state: the optimizer steps by a data-dependent rate",
         "client/trainer.py",
         "            optimizer.step()\n",
-        '            optimizer.param_groups[0]["lr"] = spec.learning_rate * (1 + 1e-3 * len(drawn[0]))\n'
-        "            optimizer.step()\n",
+        "            optimizer._rate = spec.learning_rate * (1 + 1e-3 * len(drawn[0]))\n            optimizer.step()\n",
         TRAINER + MATES,
     ),
     Mutant(
