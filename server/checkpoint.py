@@ -32,6 +32,7 @@ class Checkpoint:
     row: Event | None = None  # the round's event; it is told only after this is written
     due: int | None = None  # the number of the evaluation that the row still waits for
     statements: Mapping[str, Statement] = field(default_factory=dict)  # of every site that agreed so far
+    simulation: Mapping[str, Any] = field(default_factory=dict)  # what a simulation needs beside; empty for a server
 
 
 def save_checkpoint(checkpoint: Checkpoint, folder: Path) -> Path:
@@ -53,6 +54,7 @@ def save_checkpoint(checkpoint: Checkpoint, folder: Path) -> Path:
         "row": checkpoint.row,
         "due": checkpoint.due,
         "statements": {name: statement.to_json() for name, statement in checkpoint.statements.items()},
+        "simulation": dict(checkpoint.simulation),
         "content": digest(arrays),
     }
     folder.mkdir(parents=True, exist_ok=True)
@@ -107,7 +109,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
         best, improved = (_judged(note.get(name)) for name in ("best", "improved"))
         standing = Standing(best, parts["best"] or None, improved, note.get("waited", 0))
         statements = {name: Statement.from_json(raw) for name, raw in note.get("statements", {}).items()}
-        return Checkpoint(*known, standing, row=note.get("row"), due=note.get("due"), statements=statements)
+        row, due, simulation = note.get("row"), note.get("due"), note.get("simulation", {})
+        return Checkpoint(*known, standing, row=row, due=due, statements=statements, simulation=simulation)
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise ModelError("not a readable checkpoint.", where=str(path), mend="use an earlier round's.") from None
 

@@ -121,7 +121,7 @@ class View:
         self.status = f"round {event['round']}: {len(event['ready'])} of {event['needed']} needed sites are ready"
         return self.status
 
-    def _on_awaiting(self, event: dict[str, Any]) -> str:
+    def _on_awaiting(self, event: dict[str, Any]) -> str | None:
         self.status = f"waiting up to {event['seconds']} s for {', '.join(event['sites'])} to come back"
         return self.status
 
@@ -141,10 +141,11 @@ class View:
         for name in event["cohort"]:
             self.site(name).online, self.site(name).state = True, "training"
 
-    def _on_reply(self, event: dict[str, Any]) -> None:
+    def _on_reply(self, event: dict[str, Any]) -> str | None:
         self.site(event["site"]).state = "answered"
+        return None
 
-    def _on_round(self, event: dict[str, Any]) -> str:
+    def _on_round(self, event: dict[str, Any]) -> str | None:
         for name in event["answered"]:
             self.site(name).state = "answered"
             self.site(name).rounds += 1

@@ -77,6 +77,7 @@ class _Run:
         for event in self.events:
             if event["event"] == "round" and event["round"] <= last:
                 rows[event["round"]] = {key: value for key, value in event.items() if key != "time"}
+                rows[event["round"]].pop("simulated", None)
             elif event["event"] == "resumed":
                 rows = {number: row for number, row in rows.items() if number <= event["round"]}
         return [rows[number] for number in sorted(rows)]
@@ -134,6 +135,23 @@ def choose_run(runs: Path, plan: Plan, *, resume: bool, command: str) -> Going |
     return None
 
 
+def simulated_run(path: Path, plan: Plan) -> Going:
+    """The simulation of `plan` in this very folder, which goes on.
+
+    Raises: ConfigError where there is none, of another plan or at its end; RunError where no checkpoint can be read.
+    """
+    run = _read(path)
+    if run is None or (run.events and not run.simulated):
+        raise ConfigError("not the run folder of a simulation.", where=str(path), mend="give that of one.")
+    if run.digest != plan.digest:
+        what = f"the simulation is of plan {run.digest}, and the file now says plan {plan.digest}."
+        mend = "undo the change (plan.toml in that folder has the old values), or start the changed plan anew."
+        raise ConfigError(what, where=str(path), mend=mend)
+    if run.finished:
+        raise ConfigError("nothing to resume: the run is finished.", where=str(path), mend="see to its adapter/.")
+    return _going(run, plan)
+
+
 @contextmanager
 def resumable(command: str) -> Iterator[None]:
     """Raises: StoppedError that names the command to go on with where the operator stops the server within."""
@@ -145,16 +163,18 @@ def resumable(command: str) -> Iterator[None]:
 
 def _runs(runs: Path, name: str) -> list[_Run]:
     """The newest first."""
-    found = []
-    for path in sorted(runs.glob(name + _FOLDER), reverse=True):
-        try:
-            with (path / "plan.toml").open(encoding="utf-8") as file:
-                match = _DIGEST.fullmatch(file.readline().strip())
-        except (OSError, UnicodeDecodeError):
-            continue  # cut off while it was made: nothing was asked before that file stood
-        if match is not None:
-            found.append(_Run(path, match[1]))
-    return found
+    found = [_read(path) for path in sorted(runs.glob(name + _FOLDER), reverse=True)]
+    return [run for run in found if run is not None]
+
+
+def _read(path: Path) -> _Run | None:
+    """None where it was cut off while it was made: nothing was asked before plan.toml stood."""
+    try:
+        with (path / "plan.toml").open(encoding="utf-8") as file:
+            match = _DIGEST.fullmatch(file.readline().strip())
+    except (OSError, UnicodeDecodeError):
+        return None
+    return None if match is None else _Run(path, match[1])
 
 
 def _going(run: _Run, plan: Plan) -> Going:

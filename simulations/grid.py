@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from flwr.app import Error, Message, Metadata, RecordDict
+from flwr.app import Error, Message, MessageType, Metadata, RecordDict
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
@@ -45,7 +45,7 @@ class SimulationGrid(Grid):  # type: ignore[misc]
     numbers: each site's in the engine's store. tokens: that one step of each takes on average. `trained` and `measured`
     count, for each site, the rounds and evaluations that it ran, in time or late: what it spent.
     `exact` holds the un-noised cells of the latest evaluation, summed over the sites, by its number: for the
-    researcher, and never sent. `on_reply` hears of each site that answered a round or an evaluation, as it does.
+    researcher, and never sent. `on_reply` hears of each site that answered ("train" or "evaluate"), as it does.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class SimulationGrid(Grid):  # type: ignore[misc]
         self.trained = np.zeros(len(names), np.int32)
         self.measured = np.zeros(len(names), np.int32)
         self.exact: tuple[int, NDArray[np.float64]] | None = None
-        self.on_reply: Callable[[str], None] | None = None
+        self.on_reply: Callable[[str, str], None] | None = None
         self._count = 0
         self._waiting: dict[str, Message] = {}
         self._known: tuple[RecordDict, Request] | None = None
@@ -221,7 +221,8 @@ class SimulationGrid(Grid):  # type: ignore[misc]
 
     def _told(self, message: Message, record: RecordDict) -> Message:
         if self.on_reply is not None:
-            self.on_reply(self._names[message.metadata.dst_node_id - 1])
+            kind = "train" if message.metadata.message_type == MessageType.TRAIN else "evaluate"
+            self.on_reply(self._names[message.metadata.dst_node_id - 1], kind)
         return _reply(message, record)
 
 

@@ -1,18 +1,25 @@
 """What a simulation tells, to whom: everything to the run folder, and to the listener what a person can follow."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from privet.common.live import Event, Listener
 from privet.server.checkpoint import Checkpoint
 from privet.server.run_folder import RunFolder
 
+if TYPE_CHECKING:
+    from privet.simulations.grid import SimulationGrid
+
 _FEW = 50  # sites whose answers to the plan are told one by one
 
 
 class Listening:
-    """The strategy's listener. `truth` has the sites' accuracy without noise, by round: it stands in no file."""
+    """The strategy's listener. `truth` has the sites' accuracy without noise, by round: a finished run has it in no
+    file."""
 
     def __init__(
         self,
@@ -37,18 +44,36 @@ class Listening:
         if self._answers:
             self._tell({"event": "answers", "codes": dict(self._answers)})
             self._answers.clear()
-        evaluation = event.get("evaluation")
-        if isinstance(evaluation, dict):
-            exact = self._exact(evaluation["number"])
-            self.truth[int(str(event["round"]))] = exact
-            event = event | {"sites_truth": exact, "simulated": True}
-        self._tell(event)
+        exact = self._found(event)
+        self._tell(event if exact is None else event | {"sites_truth": exact, "simulated": True})
 
-    def replied(self, site: str) -> None:
-        """A site answered."""
-        self._tell({"event": "reply", "site": site})
+    def _found(self, row: Event) -> float | None:
+        """The accuracy without noise, where this round was evaluated: when it is kept, and it is told only later."""
+        evaluation = row.get("evaluation")
+        if not isinstance(evaluation, dict):
+            return None
+        round = int(str(row["round"]))
+        if round not in self.truth:
+            self.truth[round] = self._exact(evaluation["number"])
+        return self.truth[round]
 
-    def keep(self, checkpoint: Checkpoint) -> None:
-        """Store it without the statements: thousands of them, and the plan and the data give them again."""
-        if self._folder is not None:
-            self._folder.keep(replace(checkpoint, statements={}) if self._many else checkpoint)
+    def replied(self, site: str, kind: str) -> None:
+        """A site answered; kind: "train" or "evaluate"."""
+        self._tell({"event": "reply", "site": site, "kind": kind})
+
+    def keep(self, checkpoint: Checkpoint, grid: "SimulationGrid") -> None:
+        """Store it, with what `restore` needs; without the statements of many sites: the plan and the data give them
+        again."""
+        if self._folder is None:
+            return
+        self._found(checkpoint.row or {})
+        counts = {"trained": grid.trained.tolist(), "measured": grid.measured.tolist()}
+        further = counts | {"truth": {str(round): value for round, value in self.truth.items()}}
+        statements = {} if self._many else checkpoint.statements
+        self._folder.keep(replace(checkpoint, statements=statements, simulation=further))
+
+    def restore(self, kept: Mapping[str, Any], grid: "SimulationGrid") -> None:
+        """Put back what a checkpoint held."""
+        if kept:
+            grid.trained[:], grid.measured[:] = np.array(kept["trained"]), np.array(kept["measured"])
+            self.truth = {int(round): value for round, value in kept["truth"].items()}

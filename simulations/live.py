@@ -5,13 +5,13 @@ from typing import Any
 
 from privet.common import live
 from privet.common.live import Listener
-from privet.server.live import View
+from privet.simulations import progress
 
 _KINDS = {"pooled": "all data pooled at one site", "no_privacy": "all data pooled, without privacy"}
 
 
-class SimulationView(View):
-    """Folds a simulation's events."""
+class SimulationView(progress.SimulationView):
+    """Folds the events of one simulation after another."""
 
     def _on_repeat(self, event: dict[str, Any]) -> str | None:
         self.accuracy, self.sites, self.round = [], {}, 0
@@ -28,4 +28,4 @@ class SimulationView(View):
 
 def watch(title: str, *, as_json: bool) -> AbstractContextManager[Listener]:
     """A listener: JSON lines on standard output, or people's words on standard error."""
-    return live.watch(SimulationView(title), as_json=as_json, remarkable=("warning", "offer", "repeat", "baseline"))
+    return live.watch(SimulationView(title), as_json=as_json, remarkable=("warning", "resumed", "repeat", "baseline"))

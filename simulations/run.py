@@ -1,6 +1,7 @@
 """`simulate`: a plan over N virtual sites on this machine or a cluster, by the trainer, methods and strategy of a
 deployment."""
 
+import hashlib
 import math
 import shlex
 import sys
@@ -22,7 +23,6 @@ from privet.common.methods import method_for
 from privet.common.privacy.statement import Statement
 from privet.common.tasks.classification import PublicMetrics, exact_accuracy, public_metrics
 from privet.server.judgement import kept_round
-from privet.server.run_folder import RunFolder
 from privet.server.strategy import PrivetStrategy
 from privet.simulations import history as tables
 from privet.simulations.absence import Absence
@@ -35,6 +35,7 @@ from privet.simulations.filling import fill
 from privet.simulations.grid import SimulationGrid
 from privet.simulations.inputs import PlanLike, resolve
 from privet.simulations.listening import Listening
+from privet.simulations.resume import Begun, Place, check_begun, data_digest
 from privet.simulations.shards import even_shards
 from privet.simulations.sites import Sites
 from privet.simulations.terms import NO_GUARANTEE, Agreed, Kind, Spent, Terms, agree
@@ -54,7 +55,8 @@ class Simulation:
     """A finished simulation. `history` is a DataFrame of one row a round, `rounds` the events themselves; `final` the
     public metrics of the kept round, or None. baselines: where they were asked for.
 
-    truth: by evaluated round, the sites' accuracy without noise, which only a simulation can know; in no file.
+    truth: by evaluated round, the sites' accuracy without noise, which only a simulation can know; in no file of a
+    finished run.
     spent: what each site trained and measured, and the epsilon of that.
     """
 
@@ -113,6 +115,7 @@ class Simulator:
         self._recipe = Recipe(plan, self.base, spec.device, make, spec.engine, spec.precision)
         self._engine = InProcess() if engine is None else engine
         self._store: Store | None = None  # until its features are computed, where there are any
+        self._digest = ""  # of the data that was prepared
         self._truth = np.array([plan.task.labels.index(label) for label in data.test_labels], np.int64)
 
     @cached_property
@@ -129,7 +132,7 @@ class Simulator:
         """
         store = fill(self.plan, self.base, records, self.data)
         self._engine.start(self._recipe, store)
-        self._store = store
+        self._store, self._digest = store, data_digest(store)
         return Sites.of(store, records)
 
     def run(
@@ -140,13 +143,14 @@ class Simulator:
         spec: SimulationSpec,
         on_event: Listener | None = None,
         runs: Path | None = None,
-        place: Path | None = None,
+        at: Path | None = None,
         command: str = "",
         last: bool = False,
+        resume: Path | None = None,
     ) -> Simulation:
         """One simulation. sites: as `prepare` gave them, or some of these; epsilon: one for all, or given out in turn;
-        last: nothing is to run on the engine after this: it is closed before the run folder is finished. place: of the
-        run folder, else one is made in `runs`."""
+        last: nothing is to run on the engine after this: it is closed before the run folder is finished. at: the run
+        folder, else one is made in `runs`; resume: that of one that was stopped, to go on with."""
         by_record = self.data.by_record
         agreed = agree(self.plan, spec, sites.num_units.tolist(), epsilon, by_record=by_record, call=self._call)
         engine, built = self._engine, self._engine.built()
@@ -157,17 +161,28 @@ class Simulator:
         absence = Absence(spec.seed, spec.dropout, spec.straggler)
         load = sites.load(run.rates[sites.numbers])
         grid = SimulationGrid(self.plan, built.spec, initial, engine, sites.names, sites.numbers, load, agreed, absence)
-        folder = RunFolder.new(runs, self.plan) if runs is not None else None
-        if place is not None:
-            folder = RunFolder(place, self.plan)
+        origin = {"data": _digest(self._digest, sites, by_record), "gradients": built.words, "command": command}
+        place = Place(
+            at if at is not None else runs,
+            resume,
+            self.plan,
+            Begun.of(self.plan, len(sites.names), epsilon, spec, **origin),
+            new=at is None,
+        )
+        folder, progress = place.folder, place.progress
         listening = Listening(on_event, folder, len(sites.names), lambda number: self._exact(grid, number))
         grid.on_reply = listening.replied
+        listening.restore(place.kept, grid)
 
         def evaluate(arrays: Arrays) -> PublicMetrics:
             return public_metrics(self._logits(built.spec.flatten(arrays)), self._truth, self.plan.task.labels)
 
         try:
+            if folder is not None and on_event is not None:
+                on_event({"event": "run_folder", "run": str(folder.path)})
             listening({"event": "engine", "engine": engine.words, "gradients": built.words})
+            for text in place.warnings:
+                listening({"event": "warning", "text": text})
             strategy = PrivetStrategy(
                 self.plan,
                 built.spec,
@@ -177,7 +192,8 @@ class Simulator:
                 wait=0.0,
                 on_event=listening,
                 evaluate=evaluate if len(self._truth) else None,
-                keep=None if folder is None else listening.keep,
+                keep=None if folder is None else lambda checkpoint: listening.keep(checkpoint, grid),
+                progress=progress,
                 seed=spec.seed,
             )
             strategy.start(grid)
@@ -192,13 +208,13 @@ class Simulator:
                     history=strategy.history,
                     simulated=True,
                     reason=NO_GUARANTEE,
-                    command=command,
+                    command=place.command,
                     merged=False,
                 )
                 listening({"event": "finished", "run": str(folder.path.resolve()), "rounds": strategy.completed})
+                place.finished()
         finally:
-            if folder is not None:
-                folder.close()
+            place.close()
         return Simulation(
             self.plan,
             strategy.state.arrays,
@@ -258,6 +274,11 @@ class Simulator:
         return exact_accuracy(release, grid.exact[1], len(self.plan.task.labels))
 
 
+def _digest(data: str, sites: Sites, by_record: bool) -> str:
+    """Of the data that were prepared, what a unit of it is, and which of its sites take part."""
+    return hashlib.sha256(f"{data} {by_record} ".encode() + np.asarray(sites.numbers, np.int64).tobytes()).hexdigest()
+
+
 def _run(agreed: Agreed, sites: Sites, spec: SimulationSpec, by_record: bool) -> Run:
     """What the workers are told; of sites in the store that do not take part, zeros."""
     size = int(sites.numbers.max()) + 1 if len(sites.numbers) else 0
@@ -305,6 +326,7 @@ def simulate(
     workers: int | None = None,
     ray_address: str | None = None,
     device: Device | None = None,
+    resume: Path | None = None,
 ) -> Simulation:
     """Run `plan` over virtual sites.
 
@@ -316,13 +338,16 @@ def simulate(
     path instead; None and None write nothing. engine: worker processes of this machine, or Ray actors, of the cluster
     at `ray_address` where one is given. workers: how many; None is one for each core, 0 computes in this process, which
     starts at once and is right for a few sites. device: None is what `spec` says. No result depends on who computes,
-    but for the last digits.
+    but for the last digits. resume: the run folder of a simulation that was stopped, to go on with; all else as it was
+    then. The result is that of an undisturbed run.
     Raises: ConfigError, DataError, ModelError; RunError where too few sites can take part, or a worker ends.
     """
     if device is not None and device not in get_args(Device):
         raise ConfigError(f"got {device!r}.", where="--device", mend='give "cpu", "cuda" or "auto".')
     with open_engine(engine, workers, ray_address) as chosen:  # its workers load while the data is read
         plan, data, spec = resolve(plan, data, spec, partition=partition, seed=seed, text=text, label=label, unit=unit)
+        if resume is not None:
+            check_begun(resume, plan, Begun.of(plan, sites, epsilon, spec))
         if device is not None:
             spec = spec.model_copy(update={"device": device})
         records = data.sites(spec.partition, plan.task.labels, num_sites=sites, seed=spec.seed)
@@ -334,9 +359,10 @@ def simulate(
             spec=spec,
             on_event=on_event,
             runs=runs,
-            place=folder,
+            at=folder,
             command=command or shlex.join(sys.argv),
             last=True,
+            resume=resume,
         )
     if not baselines:
         return ran

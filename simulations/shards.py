@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 MOST_TOKENS = 16_384  # of one local step of a shard's sites: what one pass over many sites carries well
 LEAST_TOKENS = 1_024  # below, handing out costs more than an even load brings
-PER_WORKER = 2  # shards that each worker gets, where there are enough: who is done early takes over
+PER_WORKER = 1  # shard that each worker gets, where the budget allows: fewer half-filled batches
 RECORDS = 256  # of the public test file, or windows, in a shard
 
 

@@ -4,9 +4,9 @@ import shlex
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,6 +14,7 @@ from privet.common.cli.options import AsJson, FederationFile, Set, SiteFile
 
 if TYPE_CHECKING:
     from privet.common.config import Federation
+    from privet.server.report.tensorboard import TensorBoard
 
 
 def check(
@@ -102,14 +103,19 @@ def client(site_file: SiteFile, as_json: AsJson = False, assignments: Set = None
 
 def simulate(
     federation_file: FederationFile,
-    sites: Annotated[int, typer.Option("--sites", min=1, help="How many virtual sites.")],
+    sites: Annotated[int | None, typer.Option("--sites", min=1, help="How many virtual sites.")] = None,
     data: Annotated[Path | None, typer.Option("--data", help="A CSV, TSV, JSON lines or Parquet file.")] = None,
     partition: Annotated[
         str | None, typer.Option("--partition", help="iid, dirichlet:ALPHA or column:NAME.", show_default="iid")
     ] = None,
     epsilon: Annotated[
-        str, typer.Option("--epsilon", help="Of each site; inf for none; several, by comma, are given out in turn.")
-    ] = "8",
+        str | None,
+        typer.Option(
+            "--epsilon",
+            help="Of each site; inf for none; several, by comma, are given out in turn.",
+            show_default="8",
+        ),
+    ] = None,
     engine: Annotated[
         str, typer.Option("--engine", metavar="local|ray", help="Processes of this machine, or Ray actors.")
     ] = "local",
@@ -136,6 +142,13 @@ def simulate(
     alone: Annotated[
         int, typer.Option("--baseline-sites", metavar="K", min=1, help="Simulate at most K sites alone; seed draws.")
     ] = 20,
+    resume: Annotated[
+        Path | None,
+        typer.Option("--resume", metavar="RUN", help="Go on with a simulation that was stopped: its run folder."),
+    ] = None,
+    tensorboard: Annotated[
+        Path | None, typer.Option("--tensorboard", metavar="DIR", help="Write the rounds' numbers for TensorBoard.")
+    ] = None,
     as_json: AsJson = False,
     assignments: Set = None,
 ) -> None:
@@ -149,18 +162,51 @@ def simulate(
         given.append(f"simulation.partition={_toml(partition)}")
     if seed is not None:
         given.append(f"simulation.seed={seed}")
+    begun = None
+    if resume is not None:
+        from privet.simulations.resume import read_begun
+
+        begun = read_begun(resume)
+        given = [*begun.assignments, *given]
+        if repeat > 1:
+            from privet.common.errors import ConfigError
+
+            raise ConfigError("one run goes on, not several.", where="--repeat", mend="resume each of them by itself.")
     federation = load_federation(federation_file, given)
-    budgets = budgets_of(epsilon)
+    sites = sites or (begun.sites if begun else _sites())
+    budgets = list(begun.epsilon) if begun and epsilon is None else budgets_of(epsilon or "8")
     from privet.common.cli.repeat import simulate_all
     from privet.simulations.live import watch
+    from privet.simulations.progress import told_to
+    from privet.simulations.resume import resumable
 
     command = "privet " + shlex.join(sys.argv[1:])
-    settings = {"sites": sites, "epsilon": budgets, "baselines": baselines and alone, "command": command}
-    with stopped_by_signal(), watch(f"privet simulate {federation.name} (no guarantee)", as_json=as_json) as listener:
-        where = {"engine": engine, "ray_address": ray_address, "workers": workers, "device": device}
-        runs = federation.server.runs
-        told = simulate_all(federation, repeat, on_event=listener, runs=runs, **settings, **where)
+    settings: dict[str, Any] = {
+        **{"sites": sites, "epsilon": budgets, "baselines": baselines and alone, "command": command},
+        **{"engine": engine, "ray_address": ray_address, "workers": workers, "device": device},
+    }
+    if resume is not None:
+        settings["resume"] = resume
+    with ExitStack() as stack:
+        stack.enter_context(stopped_by_signal())
+        folders = stack.enter_context(resumable(command, again=resume is not None))
+        boards = [stack.enter_context(_tensorboard(tensorboard))] if tensorboard is not None else []
+        view = stack.enter_context(watch(f"privet simulate {federation.name} (no guarantee)", as_json=as_json))
+        listener, runs = told_to(view, folders, *boards), federation.server.runs
+        told = simulate_all(federation, repeat, on_event=listener, runs=runs, **settings)
     told(as_json)
+
+
+def _sites() -> int:
+    from privet.common.errors import ConfigError
+
+    raise ConfigError("how many virtual sites?", where="--sites", mend="give a number, as --sites 10.")
+
+
+def _tensorboard(folder: Path) -> "TensorBoard":
+    from privet.server.report.tensorboard import TensorBoard
+
+    return TensorBoard(folder)
 
 
 def budgets_of(text: str) -> list[float]:

@@ -64,8 +64,8 @@ def _asked(grid: SimulationGrid, kind: str, nodes: list[int]) -> list[Message]:
 
 def test_each_message_is_answered_in_its_own_name() -> None:
     grid = _grid([100] * 40, Absence(0))
-    heard: list[str] = []
-    grid.on_reply = heard.append
+    heard: list[tuple[str, str]] = []
+    grid.on_reply = lambda site, kind: heard.append((site, kind))
     asked = _asked(grid, "train", [7, 3, 41, 40, 1])
     replies = {reply.metadata.reply_to_message_id: reply for reply in grid.send_and_receive(asked)}
     assert len(replies) == 5
@@ -73,7 +73,7 @@ def test_each_message_is_answered_in_its_own_name() -> None:
         reply = replies[message.metadata.message_id]
         assert reply.metadata.src_node_id == message.metadata.dst_node_id
         assert reply.has_error() == (message.metadata.dst_node_id == 41)
-    assert sorted(heard) == ["site-000", "site-002", "site-006", "site-039"]
+    assert sorted(heard) == [(site, "train") for site in ("site-000", "site-002", "site-006", "site-039")]
     assert np.flatnonzero(grid.trained).tolist() == [0, 2, 6, 39]
     ids = list(grid.push_messages(_asked(grid, "offer", [2, 1])))
     assert [reply.metadata.reply_to_message_id for reply in grid.pull_messages(ids[::-1])] == ids[::-1]
