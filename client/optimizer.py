@@ -4,13 +4,28 @@ torch's own classes bring in its compiler when the first one is made, which take
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Protocol
 
 import torch
 from torch import nn
 
 _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8
+
+
+Watcher = Callable[[Sequence[nn.Parameter]], None]
+_watchers: list[Watcher] = []
+
+
+@contextmanager
+def watching(see: Watcher) -> Iterator[None]:
+    """While open, `see` is told the parameters, with their gradients, before every step: for an auditor."""
+    _watchers.append(see)
+    try:
+        yield
+    finally:
+        _watchers.remove(see)
 
 
 class Optimizer(Protocol):
@@ -26,6 +41,7 @@ class SGD:
 
     @torch.no_grad()
     def step(self) -> None:
+        _tell(self._parameters)
         for parameter in self._parameters:
             assert parameter.grad is not None
             gradient = parameter.grad
@@ -44,6 +60,7 @@ class AdamW:
 
     @torch.no_grad()
     def step(self) -> None:
+        _tell(self._parameters)
         self._steps += 1
         first, second = 1 - _BETA1**self._steps, 1 - _BETA2**self._steps
         for parameter, (mean, square) in zip(self._parameters, self._moments, strict=True):
@@ -54,6 +71,12 @@ class AdamW:
             square.mul_(_BETA2).addcmul_(gradient, gradient, value=1 - _BETA2)
             scale = square.sqrt().div_(math.sqrt(second)).add_(_EPSILON)
             parameter.addcdiv_(mean, scale, value=-self._rate / first)
+
+
+def _tell(parameters: Sequence[nn.Parameter]) -> None:
+    for see in tuple(_watchers):
+        with torch.enable_grad():
+            see(parameters)
 
 
 def make(kind: str, parameters: Sequence[nn.Parameter], learning_rate: float, weight_decay: float) -> Optimizer:

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from privet.client.engines import EngineName, gradient_engine, require
 from privet.client.fused import SiteEngine
+from privet.client.gradient_check import self_test
 from privet.client.gradients import OpacusEngine
 from privet.client.linear import LinearEngine
-from privet.client.self_test import self_test
 from privet.client.trainer import TrainSpec, train
 from privet.common.adapter import AdapterSpec, Arrays, Floats
 from privet.common.config import Plan

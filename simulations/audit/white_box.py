@@ -6,15 +6,16 @@ Its score of a canary is the log likelihood ratio of the whole horizon.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
+from torch import nn
 
+from privet.client import optimizer
 from privet.client.flat_engine import GradientEngine
 from privet.client.trainer import clipped_sum
 from privet.client.training import RoundTrainer
@@ -66,16 +67,13 @@ class Auditor:
     def watching(self) -> Iterator[None]:
         """While open, every step of an optimizer of the wrapped engine's parameters is seen."""
 
-        def see(optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
-            if self._engine is None or optimizer.param_groups[0]["params"][0] is not self._engine.parameters()[0]:
+        def see(parameters: Sequence[nn.Parameter]) -> None:
+            if self._engine is None or parameters[0] is not self._engine.parameters()[0]:
                 return
             self._see([parameter.grad for parameter in self._engine.parameters()])
 
-        handle = register_optimizer_step_pre_hook(see)
-        try:
+        with optimizer.watching(see):
             yield
-        finally:
-            handle.remove()
 
     def _see(self, gradients: list[Any]) -> None:
         assert self._engine is not None

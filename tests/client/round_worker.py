@@ -24,7 +24,7 @@ def main(folder: Path, base: Path, plan_file: Path) -> None:
     plan = parse_plan(plan_file.read_text(encoding="utf-8"))
     trainer = RoundTrainer(plan, base)  # all that takes time is done before the first fork
     for room in (preparation, agent_bench):
-        room.RoundTrainer = lambda *_: trainer  # type: ignore[attr-defined]
+        room.RoundTrainer = lambda *_, **__: trainer  # type: ignore[attr-defined]
     (folder / "warm").mkdir()
     warm = Bench(folder / "warm", plan, base)
     warm.offer()

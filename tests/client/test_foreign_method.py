@@ -222,6 +222,7 @@ def test_the_hook_sees_noised_gradients_and_no_others(base: Path) -> None:
 def test_weights_follow_the_pulled_gradient_step_by_step(base: Path) -> None:
     """w ← w − η (g + μ (w − w₀)), computed anew from the gradients that the hook was given."""
     update, seen = _spied(base, 0.4, steps=5, noise_multiplier=1.0)
+    seen = [tuple(of_sites[0] for of_sites in given) for given in seen]  # of the one site
     start = seen[0][2].astype(np.float64)
     weights = start.copy()
     assert len(seen) == 5

@@ -246,7 +246,7 @@ def test_batches_of_a_bucket_have_one_shape(trainer: RoundTrainer) -> None:
 
 def test_rows_are_the_plans_and_the_bases_width_alone(base: Path) -> None:
     assert rows_for(plan_of(base), 512) == (4, 4, 4)
-    assert rows_for(plan_of(base, expected_batch=64), 512) == (32, 32, 32)
+    assert rows_for(plan_of(base, expected_batch=64), 512) == (32, 32, 16)
     assert rows_for(plan_of(base, expected_batch=100_000), 512) == (64, 32, 16)
 
 

@@ -598,7 +598,7 @@ def test_how_gradients_are_computed_is_by_default_the_reference_at_a_site(tmp_pa
     site = load_site(_write(tmp_path, raw))
     assert (site.resources.engine, site.resources.precision) == ("fused", "auto")
     simulation = load_federation(_write(tmp_path, FEDERATION)).simulation
-    assert (simulation.engine, simulation.precision, simulation.device) == ("auto", "auto", "cpu")
+    assert (simulation.engine, simulation.precision, simulation.device) == ("auto", "auto", "auto")
 
 
 def test_a_plan_cannot_be_changed_and_derives_its_buckets(tmp_path: Path) -> None:

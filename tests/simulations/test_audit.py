@@ -157,7 +157,7 @@ def test_a_broken_trainer_goes_red(
 def test_a_step_that_the_auditor_misses_is_an_error(
     trainer: AuditedTrainer, real: Examples, event: TrainEvent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dp_sgd, "_optimizer", lambda model, spec: SimpleNamespace(step=lambda: None))
+    monkeypatch.setattr(dp_sgd, "make_optimizer", lambda *_: SimpleNamespace(step=lambda: None))
     with pytest.raises(RunError, match="saw 0 steps where the horizon has 4"):
         attack(trainer, real, event, ROUNDS, np.ones(10, bool), SEED)
     assert trainer.wrap is None

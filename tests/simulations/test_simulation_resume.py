@@ -52,7 +52,7 @@ def _plan(base: Path, **training: Any) -> Plan:
     return tiny_plan(
         base,
         task={"labels": list(LABELS), "max_length": 16},
-        method={"kind": "head", "server_momentum": 0.9},
+        method={"kind": "head", "server_momentum": 0.9, "seed": 1},
         training=settings | training,
         evaluation={"release": "accuracy", "every": 2, "metric": "sites", "keep": "best"},
         cohort={"fraction": 0.6, "min_sites": 2},

@@ -12,7 +12,7 @@ from privet.common.errors import PrivetError
 from privet.common.examples import Batch, Examples, Integers, Units, Windows
 
 
-class Tested(Protocol):
+class Checked(Protocol):
     """An engine, and the oracle it is held against."""
 
     def unit_gradients(self, data: Examples, members: Members) -> UnitGradients: ...
@@ -35,7 +35,7 @@ class _Given:
         yield self._batch
 
 
-def self_test(engine: Tested, batch: Batch, tolerance: float = 1e-4) -> None:
+def self_test(engine: Checked, batch: Batch, tolerance: float = 1e-4) -> None:
     """Compare the units' gradients with one plain backward a row, on rows that belong to nobody: each alone in its
     unit, and all in one.
 
