@@ -26,7 +26,7 @@ from tests.client.trainer_cases import Everyone, event_of, examples_of, plan_of
 from tests.tiny_models import tiny_base, tiny_plan
 
 SITES = 4
-few = settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+few = settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture(scope="module")

@@ -75,7 +75,7 @@ def worker(tmp_path: Path) -> Iterator[tuple[Worker, Bench]]:
     made.close()
 
 
-@pytest.mark.parametrize("num_kills", [10, pytest.param(MOST_KILLS, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("num_kills", [4, pytest.param(MOST_KILLS, marks=pytest.mark.slow)])
 def test_killed_at_random_points_of_a_round(worker: tuple[Worker, Bench], num_kills: int) -> None:
     """Trained means reserved, sent means stored, and nothing is trained twice; the ledger never cries wolf."""
     made, bench = worker

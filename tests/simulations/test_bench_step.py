@@ -54,6 +54,7 @@ def test_ragged_text_keeps_its_lengths(job: Job) -> None:
     assert expected[0] < 16 < expected[-1]
 
 
+@pytest.mark.slow
 def test_every_arm_trains_as_many_parameters_on_as_many_examples(job: Job) -> None:
     made = {name: arm(job) for name, arm in step_arms.STEP_ARMS.items()}
     assert len({arm.num_parameters for arm in made.values()}) == 1

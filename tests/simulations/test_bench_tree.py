@@ -110,7 +110,7 @@ sys.stdin.read()
 
 def test_processor_time_of_the_dead_counts() -> None:
     with _running(WORKING) as (pid, told):
-        assert float(told) >= 0.3
+        assert float(told) >= 0.25  # ticks of the clock
         assert cpu_seconds(pid) == pytest.approx(float(told), abs=0.03)
 
 

@@ -160,6 +160,7 @@ def test_a_round_without_a_quorum_changes_nothing_and_is_spent() -> None:
     assert grid.trained.sum() == sum(answered for _, answered in rows)
 
 
+@pytest.mark.slow
 def test_ten_thousand_sites_cost_rows_and_not_objects() -> None:
     """Python's memory at its highest, beside the updates under way, grows by at most 2 KB for each further site."""
     few, many = (bench_messages(size, 50 / size, 1, traced=True) for size in (500, 10_000))

@@ -173,6 +173,7 @@ def test_missing_library_names_the_mend(corpus: Corpus, monkeypatch: pytest.Monk
     assert len(split(corpus, "iid", 2)) == 2  # needs none
 
 
+@pytest.mark.slow
 def test_nothing_is_written_or_shown(tmp_path: Path) -> None:
     code = """
 import sys

@@ -41,6 +41,7 @@ def test_sites_of_one_size_and_budget_are_calibrated_once() -> None:
         assert not site.statement.guarantee
 
 
+@pytest.mark.slow
 def test_rates_between_are_bounds_and_close(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of interpolated sites the accountant finds no more epsilon than was asked, and hardly less."""
     monkeypatch.setattr(terms, "MOST_EXACT", 4)
