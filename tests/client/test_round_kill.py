@@ -83,7 +83,8 @@ def test_killed_at_random_points_of_a_round(worker: tuple[Worker, Bench], num_ki
     usual = max(made.round(number, None) for number in (1, 2, 3))
     dice = random.Random(7)
     ends: Counter[str] = Counter()
-    for _ in range(num_kills):
+    wanted = {"sent", "reserved"}  # on a busy machine a few kills may all fall on one side: then there are more of them
+    while (done := sum(ends.values())) < num_kills or (not wanted <= set(ends) and done < MOST_KILLS):
         events = seen(bench.path)
         made.round(max(events) + 1, dice.uniform(0, usual))
         began, sent = truth(bench.folder)
@@ -95,7 +96,7 @@ def test_killed_at_random_points_of_a_round(worker: tuple[Worker, Bench], num_ki
         end = "sent" if last in sent else events[last].state
         ends[end] += 1
         usual *= 0.9 if end == "sent" else 1.1  # rounds take longer on a busy machine: half of the kills come too late
-    assert set(ends) >= {"sent", "reserved"}, ends  # the kills did fall into rounds, before and after their ends
+    assert set(ends) >= wanted, ends  # the kills did fall into rounds, before and after their ends
 
     bench.ledger = Ledger.open(bench.path, agent=True)
     bench.agent = bench.fresh()
