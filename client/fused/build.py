@@ -53,7 +53,7 @@ def rows_for(plan: Plan, inner: int) -> tuple[int, ...]:
     return tuple(max(_LEAST_ROWS, min(power, tokens // length)) for length in plan.task.buckets)
 
 
-def frozen_base(plan: Plan, folder: Path, precision: Precision) -> Bert:
+def frozen_base(plan: Plan, folder: Path, precision: Precision, device: str = "cpu") -> Bert:
     """The base's frozen numbers, from its files, which are mapped: float32 matrices are copied once, side by side.
 
     Raises: ModelError.
@@ -63,7 +63,7 @@ def frozen_base(plan: Plan, folder: Path, precision: Precision) -> Bert:
     if plan.model.pooling == "cls":
         arrays |= _pooler(folder)
     kind = torch.bfloat16 if precision == "bfloat16" else torch.float32
-    return bert(arrays, weights.architecture, kind)
+    return bert(arrays, weights.architecture, kind, torch.device(device))
 
 
 def shape_of(plan: Plan) -> Shape:

@@ -1,7 +1,7 @@
 """Per-window gradients of a BERT with LoRA and a linear head, for one site or for K sites in one pass.
 
 One forward and one backward pass of the frozen base for the windows of all sites together; each window meets its own
-site's LoRA factors and head, and leaves a gradient of its own (`projection`). Clip, noise and step are the trainer's.
+site's LoRA factors and head, and leaves a gradient of its own (`attention`). Clip, noise and step are the trainer's.
 
 Every batch of a bucket has the same shape. Under a shape a row's gradient is the same to the last bit at every place
 and whatever the other rows hold: `same_everywhere` says whether that is so on this machine.
@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from privet.client.flat_engine import Loss
-from privet.client.fused.encoder import attention_bias, embed, encode, features
+from privet.client.fused.attention import Factors
+from privet.client.fused.encoder import Kept, attention_bias, embed, encode, encode_back, features, features_back
 from privet.client.fused.factors import Layout, Weights
-from privet.client.fused.projection import Factors
 from privet.client.fused.sums import Passed, by_own_windows
 from privet.client.fused.weights import Bert
 from privet.client.unit_gradients import Members, UnitGradients, Whole, add_shares, zero_unless_finite
@@ -177,17 +177,18 @@ class FusedEngine:
         owners = None if batch.owners is None else torch.from_numpy(batch.owners).to(base.device)
         met = weights.met(owners, tables[0])
         ids, mask = (tensor.to(base.device) for tensor in batch.inputs)
+        kept: list[Kept] = []
         with torch.no_grad():
-            bias = attention_bias(mask)
+            bias = attention_bias(mask, base.num_heads)
             x = encode(base, embed(base, ids), bias, met.layers, 0, self.first_layer)
-        with torch.enable_grad():
-            hidden = encode(base, x, bias, met.layers, self.first_layer, pooling=shape.pooling)
+            hidden = encode(base, x, bias, met.layers, self.first_layer, pooling=shape.pooling, kept=kept)
             read = features(base, hidden, mask, shape.pooling, shape.feature_scale)
-        inputs = read.detach()
-        delta = self._delta(met.logits(inputs), batch.labels.to(base.device), batch.weights.to(base.device))
-        read.backward(met.through_head(delta))
+        delta = self._delta(met.logits(read), batch.labels.to(base.device), batch.weights.to(base.device))
+        with torch.no_grad():
+            g = features_back(base, met.through_head(delta), read, hidden, mask, shape.pooling, shape.feature_scale)
+            encode_back(base, g, kept, met.layers, self.first_layer)
         tables[1].copy_(delta)
-        tables[2].copy_(inputs)
+        tables[2].copy_(read)
 
     def _delta(self, logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
         """∂ loss / ∂ logits of every row, [N, L]."""
@@ -216,7 +217,7 @@ class FusedEngine:
 def forward(base: Bert, shape: Shape, batch: Batch, layers: Sequence[Factors | None]) -> Tensor:
     """What the last layer reads of every row, [N, d]."""
     ids, mask = (tensor.to(base.device) for tensor in batch.inputs)
-    hidden = encode(base, embed(base, ids), attention_bias(mask), layers, pooling=shape.pooling)
+    hidden = encode(base, embed(base, ids), attention_bias(mask, base.num_heads), layers, pooling=shape.pooling)
     return features(base, hidden, mask, shape.pooling, shape.feature_scale)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from privet.client.fused.projection import Factors
+from privet.client.fused.attention import Factors
 from privet.common.adapter import AdapterSpec, Entry, Role
 from privet.common.examples import Integers
 

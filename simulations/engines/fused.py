@@ -38,7 +38,7 @@ class FusedWork:
         assert spec is not None
         self.spec: AdapterSpec = spec
         self._plan, self._store, self._method = plan, store, method_for(plan)
-        self._base = frozen_base(plan, base, precision).to(torch.device(device))
+        self._base = frozen_base(plan, base, precision, device)
         self._shape = shape_of(plan)
         self._held: dict[str, Floats] = dict(initial_adapter(spec, plan.method.seed))
         self._frozen_features = self._method.frozen_features(spec)
