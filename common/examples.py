@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
@@ -54,7 +54,22 @@ class Batch:
             yield Batch(inputs, labels, weights, np.array([place]), np.array([row]), self.blank, self.owners)
 
 
-def fill(table: Tensor, batch: Batch, compute: Callable[[Batch], Tensor], failed: float) -> None:
+class Part(Protocol):
+    """What `fill` reads of a batch, or of a pass."""
+
+    @property
+    def places(self) -> Integers: ...
+    @property
+    def rows(self) -> Integers: ...
+    @property
+    def blank(self) -> object | None: ...
+    def apart(self) -> Iterator[Self]: ...
+
+
+_Part = TypeVar("_Part", bound=Part)
+
+
+def fill(table: Tensor, batch: _Part, compute: Callable[[_Part], Tensor], failed: float) -> None:
     """Set the rows of `table` [windows asked for, width] that the batch holds to those of compute(batch) [rows, width].
 
     Where that raises, each window is computed in a batch of its own; one that raises even so gets a row of `failed`,
@@ -238,6 +253,15 @@ class TokenExamples:
                     batch = replace(batch, owners=of_rows)
                 yield batch
 
+    def padded(self, bucket: int, windows: Integers) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+        """Ids and mask [windows, T] of windows that this bucket holds."""
+        stored = self._row[windows]
+        return self._ids[bucket][stored], np.arange(self.buckets[bucket]) < self._lengths[bucket][stored, None]
+
+    def placed(self, windows: Integers, rows: Integers, num_rows: int) -> tuple[Tensor, Tensor]:
+        """Labels and weights [num_rows] with these windows' in these rows; those of dummies elsewhere."""
+        return _placed(self.labels[self.windows.record[windows]], rows, num_rows)
+
     def at_site(self, units: Units) -> "TokenExamples":
         """The same store seen by one site of many: `units` names its records by their numbers here."""
         view = copy(self)
@@ -249,10 +273,8 @@ class TokenExamples:
     ) -> Batch:
         ids, mask = dummies(num_rows, length, self.pad)
         blank = (torch.from_numpy(ids[0].copy()), torch.from_numpy(mask[0].copy()))
-        stored = self._row[windows]
-        ids[rows] = self._ids[bucket][stored]
-        mask[rows] = np.arange(length) < self._lengths[bucket][stored, None]
-        labels, weights = _placed(self.labels[self.windows.record[windows]], rows, num_rows)
+        ids[rows], mask[rows] = self.padded(bucket, windows)
+        labels, weights = self.placed(windows, rows, num_rows)
         return Batch((torch.from_numpy(ids), torch.from_numpy(mask)), labels, weights, places, rows, blank)
 
     def for_inference(self) -> Iterator[Batch]:

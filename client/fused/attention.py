@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from privet.client.fused.matrices import Matrix
+from privet.common.passes import Segment
 
 _KEPT = 128  # tokens of a row up to which its attention is kept for the way back; beyond, it is computed again
 
@@ -38,55 +39,109 @@ class Factors:
     down_out: Tensor | None = None  # None where A is frozen
     up_out: Sequence[Tensor] = ()  # empty where B is
 
+    def of(self, rows: slice) -> "Factors":
+        """Those of some rows."""
+        down, *up = (part if len(part) == 1 else part[rows] for part in (self.down, *self.up))
+        down_out = None if self.down_out is None else self.down_out[rows]
+        return Factors(down, up, self.targets, self.scale, down_out, [part[rows] for part in self.up_out])
+
 
 @dataclass
 class Attended:
-    """What the way back needs: the input [N, T, d], s x Aᵀ [N, T, m r], query, key and value [3, N h, T, d / h]."""
+    """What the way back needs of the n rows of a segment."""
 
-    x: Tensor
-    low: Tensor | None
-    parts: Tensor
-    chances: Tensor | None  # [N h, T, T]
-    bias: Tensor  # [N h, T, T] or [N h, 1, T]
-    num_heads: int
+    low: Tensor | None  # s x Aᵀ, [n, T, m r]
+    parts: Tensor  # query, key and value, [3, n h, T, d / h]
+    chances: Tensor | None  # [n h, T, T]
 
 
-def attend(x: Tensor, qkv: Matrix, factors: Factors | None, bias: Tensor, num_heads: int) -> tuple[Tensor, Attended]:
-    """Heads side by side, [N, T, d] float32, of x [N, T, d]; bias [N h, 1, T] is added to the scores."""
-    n, length, d = x.shape
-    size = d // num_heads
-    by_head = qkv(x).view(n, length, 3, num_heads, size).permute(2, 0, 3, 1, 4)
-    parts = torch.empty(3, n, num_heads, length, size, device=x.device).copy_(by_head)
-    low = None if factors is None else _add_low_rank(parts, x, factors)
-    parts = parts.view(3, n * num_heads, length, size)
-    chances = _chances(parts, bias)
-    seen = torch.bmm(chances, parts[2]).view(n, num_heads, length, size).transpose(1, 2).reshape(n, length, d)
-    return seen, Attended(x, low, parts, chances if length <= _KEPT else None, bias, num_heads)
+def attend(
+    x: Tensor,
+    qkv: Matrix,
+    factors: Factors | None,
+    segments: Sequence[Segment],
+    biases: Sequence[Tensor],
+    num_heads: int,
+) -> tuple[Tensor, list[Attended]]:
+    """Heads side by side, [M, d] float32, of x [M, d]; zero at tokens of nobody.
+
+    biases: of each segment, [n h, 1, T]; added to its scores.
+    """
+    d = x.shape[1]
+    y, seen, kept = qkv(x), torch.empty_like(x), []
+    for segment, bias in zip(segments, biases, strict=True):
+        shape = (segment.num_rows, segment.length, num_heads, d // num_heads)
+        by_head = y[segment.tokens].view(shape[0], shape[1], 3, *shape[2:]).permute(2, 0, 3, 1, 4)
+        parts = torch.empty(by_head.shape, device=x.device).copy_(by_head)
+        low = None
+        if factors is not None:
+            low = _add_low_rank(parts, _rows(x, segment), factors.of(segment.rows))
+        parts = parts.view(3, shape[0] * num_heads, *shape[1::2])
+        chances = _chances(parts, bias)
+        of_rows = torch.bmm(chances, parts[2]).view(shape[0], num_heads, *shape[1::2])
+        seen[segment.tokens].view(shape).copy_(of_rows.transpose(1, 2))
+        kept.append(Attended(low, parts, chances if segment.length <= _KEPT else None))
+    seen[_used(segments) :] = 0.0
+    return seen, kept
 
 
-def attend_back(g: Tensor, kept: Attended, qkv: Matrix, factors: Factors | None, needs_input: bool) -> Tensor | None:
-    """∂ loss / ∂x [N, T, d], where it is needed, of that of the heads [N, T, d]; leaves LoRA's gradients."""
-    x, parts = kept.x, kept.parts
-    n, length, d = x.shape
-    heads, size = kept.num_heads, d // kept.num_heads
-    by_head = g.view(n, length, heads, size).transpose(1, 2).reshape(n * heads, length, size)
-    chances = kept.chances if kept.chances is not None else _chances(parts, kept.bias)
-    of_parts = torch.empty_like(parts)
-    torch.bmm(chances.transpose(1, 2), by_head, out=of_parts[2])
-    scores = torch._softmax_backward_data(
-        torch.bmm(by_head, parts[2].transpose(1, 2)), chances, -1, torch.float32
-    ).mul_(1 / math.sqrt(size))
-    torch.bmm(scores, parts[1], out=of_parts[0])
-    torch.bmm(scores.transpose(1, 2), parts[0], out=of_parts[1])
-    of_y = of_parts.view(3, n, heads, length, size).permute(1, 3, 0, 2, 4).reshape(n, length, 3 * d)
-    back = None if factors is None else _emit(of_y, x, kept.low, factors, needs_input)
+def attend_back(
+    g: Tensor,
+    x: Tensor,
+    kept: Sequence[Attended],
+    qkv: Matrix,
+    factors: Factors | None,
+    segments: Sequence[Segment],
+    biases: Sequence[Tensor],
+    num_heads: int,
+    *,
+    needs_input: bool,
+) -> Tensor | None:
+    """∂ loss / ∂x [M, d], where it is needed, of that of the heads [M, d]; leaves LoRA's gradients."""
+    d = x.shape[1]
+    of_y = torch.empty(len(x), 3 * d, device=x.device)
+    of_y[_used(segments) :] = 0.0
+    backs: list[Tensor | None] = []
+    for segment, bias, one in zip(segments, biases, kept, strict=True):
+        shape = (segment.num_rows, segment.length, num_heads, d // num_heads)
+        by_head = g[segment.tokens].view(shape).transpose(1, 2).reshape(-1, *shape[1::2])
+        of_parts = _parts_back(by_head, one, bias).view(3, shape[0], num_heads, *shape[1::2])
+        of_rows = of_y[segment.tokens]
+        of_rows.view(shape[0], shape[1], 3, *shape[2:]).copy_(of_parts.permute(1, 3, 0, 2, 4))
+        if factors is not None:
+            of_rows = of_rows.view(*shape[:2], 3 * d)
+            backs.append(_emit(of_rows, _rows(x, segment), one.low, factors.of(segment.rows), needs_input))
     if not needs_input:
         return None
     of_x = qkv.back(of_y).float()
     if factors is not None:
-        assert back is not None
-        of_x += _product(back, factors.down)
+        for segment, back in zip(segments, backs, strict=True):
+            assert back is not None
+            _rows(of_x, segment).add_(_product(back, factors.of(segment.rows).down))
     return of_x
+
+
+def _rows(x: Tensor, segment: Segment) -> Tensor:
+    """The segment's part of x [M, d] as [n, T, d]; a view."""
+    return x[segment.tokens].view(segment.num_rows, segment.length, -1)
+
+
+def _used(segments: Sequence[Segment]) -> int:
+    """Tokens from there on are nobody's."""
+    return int(segments[-1].tokens.stop)
+
+
+def _parts_back(g: Tensor, kept: Attended, bias: Tensor) -> Tensor:
+    """∂ loss / ∂ query, key and value of that of the heads [n h, T, d / h]."""
+    query, key, value = kept.parts
+    chances = kept.chances if kept.chances is not None else _chances(kept.parts, bias)
+    found = torch.empty_like(kept.parts)
+    torch.bmm(chances.transpose(1, 2), g, out=found[2])
+    of_chances = torch.bmm(g, value.transpose(1, 2))
+    scores = torch._softmax_backward_data(of_chances, chances, -1, torch.float32).mul_(1 / math.sqrt(g.shape[-1]))
+    torch.bmm(scores, key, out=found[0])
+    torch.bmm(scores.transpose(1, 2), query, out=found[1])
+    return found
 
 
 def _chances(parts: Tensor, bias: Tensor) -> Tensor:

@@ -97,9 +97,10 @@ class SiteEngine(FusedEngine):
 
     def __init__(self, classifier: Classifier, base: Bert, trainable: AdapterSpec) -> None:
         plan = classifier.plan
-        num_rows = rows_for(plan, base.layers[0].up.shape[0])
+        num_rows = rows_for(plan, base.inner)
         super().__init__(base, classifier.spec, trainable, shape_of(plan), per_example_loss, num_rows=num_rows)
         self._classifier, self._parameters = classifier, [classifier.parameter(name) for name in trainable.names]
+        self.num_rows: tuple[int, ...] = num_rows
         self.pinned = False
 
     def take_over(self) -> None:

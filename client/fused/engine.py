@@ -3,8 +3,9 @@
 One forward and one backward pass of the frozen base for the windows of all sites together; each window meets its own
 site's LoRA factors and head, and leaves a gradient of its own (`attention`). Clip, noise and step are the trainer's.
 
-Every batch of a bucket has the same shape. Under a shape a row's gradient is the same to the last bit at every place
-and whatever the other rows hold: `same_everywhere` says whether that is so on this machine.
+At a site every batch of a bucket has the same shape. Under a shape a row's gradient is the same to the last bit at
+every place and whatever the other rows hold: `same_everywhere` says whether that is so on this machine. Sites side by
+side share passes of a fixed number of tokens (`mixed`), in which rows of several lengths leave little room empty.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,18 +17,18 @@ from torch import Tensor, nn
 
 from privet.client.flat_engine import Loss
 from privet.client.fused.attention import Factors
-from privet.client.fused.encoder import Kept, attention_bias, embed, encode, encode_back, features, features_back
+from privet.client.fused.encoder import Encoder
 from privet.client.fused.factors import Layout, Weights
 from privet.client.fused.sums import Passed, by_own_windows
 from privet.client.fused.weights import Bert
 from privet.client.unit_gradients import Members, UnitGradients, Whole, add_shares, zero_unless_finite
 from privet.common.adapter import AdapterSpec, Arrays, Floats
 from privet.common.examples import Batch, Examples, Integers, TokenExamples, fill
+from privet.common.passes import Pass, mixed
 
 HELD_ROWS = 16_000_000  # values of windows' gradients that are held at once, float32
 _CACHED = 2**18  # values of a batch's widest layer, float32: what a core's second cache holds
 _GPU_TOKENS = 2**14
-_LEAST_ROWS = 4
 _ODD = 16  # values between the rows of a table: rows a power of two apart would fall into the same lines of a cache
 
 
@@ -45,7 +46,7 @@ class FusedEngine:
     """K sites' trainable weights [K, P] on one frozen base.
 
     whole: the layout of the adapter; trainable: the part of it that is trained; the rest is the same for all sites.
-    num_rows: of a batch, by bucket; None: `default_rows`. ragged: each row meets its own site's weights,
+    num_rows: of a batch, by bucket; None: passes of mixed lengths. ragged: each row meets its own site's weights,
     in the same arithmetic for one site as for many; None: where there are several.
     """
 
@@ -64,8 +65,10 @@ class FusedEngine:
         self.spec, self.num_sites = trainable, num_sites
         self._ragged = num_sites > 1 if ragged is None else ragged
         self._base, self._whole, self._shape, self._loss = base, whole, shape, loss
-        self.num_rows = tuple(num_rows or default_rows(base, shape))
-        self.max_windows = max(max(self.num_rows), HELD_ROWS // trainable.size)
+        self.num_rows = None if num_rows is None else tuple(num_rows)
+        self.num_tokens = tokens_of(base.inner, base.device.type)
+        rows = self.num_tokens // shape.buckets[0] if self.num_rows is None else max(self.num_rows)
+        self.max_windows = max(rows, HELD_ROWS // trainable.size)
         self._flat = nn.Parameter(torch.zeros(num_sites, trainable.size, device=base.device))
         self._frozen: dict[str, Tensor] = {}
         self._layout = Layout(whole, trainable, len(base.layers))
@@ -116,17 +119,17 @@ class FusedEngine:
 
     def _passed(self, data: Examples, windows: Integers, owners: Integers | None) -> Passed:
         weights = self._weights()
-        batches = list(self._batches(data, windows, owners))
-        nobodys = sum(len(batch.labels) for batch in batches)
+        passes = list(self._passes(data, windows, owners))
+        nobodys = sum(len(given.labels) for given in passes)
         tables = self._tables(nobodys + 1)
         for table in tables:
             table[nobodys] = 0.0
-        order = np.full(len(windows), nobodys)  # of a window that is in no batch
+        order = np.full(len(windows), nobodys)  # of a window that is in no pass
         start = 0
-        for batch in batches:
-            end = start + len(batch.labels)
-            self._fill([table[start:end] for table in tables], batch, weights)
-            order[batch.places] = start + batch.rows
+        for given in passes:
+            end = start + len(given.labels)
+            self._fill([table[start:end] for table in tables], given, weights)
+            order[given.places] = start + given.rows
             start = end
         lora, delta, inputs = (table.cpu() for table in tables)
         return Passed(lora, delta, inputs, order)
@@ -136,7 +139,7 @@ class FusedEngine:
         tables = self._tables(len(batch.labels))
         if self._ragged and batch.owners is None:
             batch = replace(batch, owners=np.zeros(len(batch.labels), np.int64))
-        self._pass(batch, self._weights(), tables)
+        self._pass(Pass.of(batch), self._weights(), tables)
         lora, delta, inputs = (table.cpu() for table in tables)
         return Passed(lora, delta, inputs, np.arange(len(lora))).rows(self._layout)
 
@@ -147,16 +150,16 @@ class FusedEngine:
             for width in (self._layout.num_lora, *self._layout.head.shape)
         ]
 
-    def _fill(self, tables: Sequence[Tensor], batch: Batch, weights: Weights) -> None:
-        """As `fill` does: where a batch raises, each window is computed by itself, and is zero where that raises."""
+    def _fill(self, tables: Sequence[Tensor], given: Pass, weights: Weights) -> None:
+        """As `fill` does: where a pass raises, each window is computed by itself, and is zero where that raises."""
         try:
-            self._pass(batch, weights, tables)
+            self._pass(given, weights, tables)
             return
         except Exception:  # memory errors too
-            if batch.blank is None:
+            if given.blank is None:
                 raise
         scratch = [torch.empty_like(table) for table in tables]
-        for alone in batch.apart():
+        for alone in given.apart():
             rows = torch.from_numpy(alone.rows)
             try:
                 self._pass(alone, weights, scratch)
@@ -166,27 +169,28 @@ class FusedEngine:
                 for table in tables:
                     table[rows] = 0.0
 
+    def _passes(self, data: Examples, windows: Integers, owners: Integers | None) -> Iterator[Pass]:
+        if self.num_rows is None and isinstance(data, TokenExamples):
+            return mixed(data, windows, self.num_tokens, owners)
+        return (Pass.of(batch) for batch in self._batches(data, windows, owners))
+
     def _batches(self, data: Examples, windows: Integers, owners: Integers | None) -> Iterator[Batch]:
-        if isinstance(data, TokenExamples):
+        if isinstance(data, TokenExamples) and self.num_rows is not None:
             return data.packed(windows, self.num_rows, owners)
         return data.batches(windows)
 
-    def _pass(self, batch: Batch, weights: Weights, tables: Sequence[Tensor]) -> None:
-        """One batch forward and back; what it leaves goes into `tables`: LoRA's rows, δ, x."""
-        base, shape = self._base, self._shape
-        owners = None if batch.owners is None else torch.from_numpy(batch.owners).to(base.device)
+    def _pass(self, given: Pass, weights: Weights, tables: Sequence[Tensor]) -> None:
+        """One pass forward and back; what it leaves goes into `tables`: LoRA's rows, δ, x."""
+        device, scale = self._base.device, self._shape.feature_scale
+        owners = None if given.owners is None else torch.from_numpy(given.owners).to(device)
         met = weights.met(owners, tables[0])
-        ids, mask = (tensor.to(base.device) for tensor in batch.inputs)
-        kept: list[Kept] = []
         with torch.no_grad():
-            bias = attention_bias(mask, base.num_heads)
-            x = encode(base, embed(base, ids), bias, met.layers, 0, self.first_layer)
-            hidden = encode(base, x, bias, met.layers, self.first_layer, pooling=shape.pooling, kept=kept)
-            read = features(base, hidden, mask, shape.pooling, shape.feature_scale)
-        delta = self._delta(met.logits(read), batch.labels.to(base.device), batch.weights.to(base.device))
+            encoder = Encoder(self._base, given, met.layers, self._shape.pooling)
+            hidden = encoder.forward(self.first_layer)
+            read = encoder.features(hidden, scale)
+        delta = self._delta(met.logits(read), given.labels.to(device), given.weights.to(device))
         with torch.no_grad():
-            g = features_back(base, met.through_head(delta), read, hidden, mask, shape.pooling, shape.feature_scale)
-            encode_back(base, g, kept, met.layers, self.first_layer)
+            encoder.back(encoder.features_back(met.through_head(delta), read, hidden, scale), self.first_layer)
         tables[1].copy_(delta)
         tables[2].copy_(read)
 
@@ -202,23 +206,22 @@ class FusedEngine:
         met = self._weights().met(None)
         table = torch.zeros(len(windows), self.num_labels)
 
-        def outputs(batch: Batch) -> Tensor:
-            return met.logits(forward(self._base, self._shape, batch, met.layers)).cpu()
+        def outputs(given: Pass) -> Tensor:
+            return met.logits(forward(self._base, self._shape, given, met.layers)).cpu()
 
         with torch.no_grad():
-            for batch in data.packed(windows, self.num_rows):
-                fill(table, batch, outputs, torch.nan)
+            for given in mixed(data, windows, self.num_tokens):
+                fill(table, given, outputs, torch.nan)
         return table
 
     def _weights(self) -> Weights:
         return Weights(self._layout, self._flat.detach(), self._frozen, self._shape.lora_scale)
 
 
-def forward(base: Bert, shape: Shape, batch: Batch, layers: Sequence[Factors | None]) -> Tensor:
-    """What the last layer reads of every row, [N, d]."""
-    ids, mask = (tensor.to(base.device) for tensor in batch.inputs)
-    hidden = encode(base, embed(base, ids), attention_bias(mask, base.num_heads), layers, pooling=shape.pooling)
-    return features(base, hidden, mask, shape.pooling, shape.feature_scale)
+def forward(base: Bert, shape: Shape, given: Pass, layers: Sequence[Factors | None]) -> Tensor:
+    """What the last layer reads of every row, [R, d]."""
+    encoder = Encoder(base, given, layers, shape.pooling)
+    return encoder.features(encoder.forward(), shape.feature_scale)
 
 
 def read_features(base: Bert, shape: Shape, data: TokenExamples, windows: Integers) -> Floats:
@@ -227,16 +230,10 @@ def read_features(base: Bert, shape: Shape, data: TokenExamples, windows: Intege
     table = torch.zeros(len(windows), base.width)
     without = [None] * len(base.layers)
     with torch.no_grad():
-        for batch in data.packed(windows, default_rows(base, shape)):
-            fill(table, batch, lambda given: forward(base, shape, given, without).cpu(), torch.nan)
+        for given in mixed(data, windows, tokens_of(base.inner, base.device.type)):
+            fill(table, given, lambda one: forward(base, shape, one, without).cpu(), torch.nan)
     found: Floats = table.numpy()
     return found
-
-
-def default_rows(base: Bert, shape: Shape) -> tuple[int, ...]:
-    """Rows of each bucket's batches: as many tokens as a core's caches hold, or as keep a GPU busy."""
-    tokens = tokens_of(base.layers[0].up.shape[0], base.device.type)
-    return tuple(max(_LEAST_ROWS, tokens // length) for length in shape.buckets)
 
 
 def tokens_of(inner: int, device: str = "cpu") -> int:

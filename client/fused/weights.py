@@ -41,6 +41,11 @@ class Bert:
         return self.words.shape[1]
 
     @property
+    def inner(self) -> int:
+        """The width of the feed-forward layers, the widest."""
+        return self.layers[0].up.shape[0]
+
+    @property
     def device(self) -> torch.device:
         return self.words.device
 
