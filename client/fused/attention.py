@@ -63,12 +63,13 @@ def attend(
     biases: Sequence[Tensor],
     num_heads: int,
 ) -> tuple[Tensor, list[Attended]]:
-    """Heads side by side, [M, d] float32, of x [M, d]; zero at tokens of nobody.
+    """Heads side by side, [M, d] in the precision of frozen products, of x [M, d]; zero at tokens of nobody.
 
     biases: of each segment, [n h, 1, T]; added to its scores.
     """
     d = x.shape[1]
-    y, seen, kept = qkv(x), torch.empty_like(x), []
+    y, kept = qkv(x), []
+    seen = torch.empty(x.shape, dtype=y.dtype, device=x.device)
     for segment, bias in zip(segments, biases, strict=True):
         shape = (segment.num_rows, segment.length, num_heads, d // num_heads)
         by_head = y[segment.tokens].view(shape[0], shape[1], 3, *shape[2:]).permute(2, 0, 3, 1, 4)
@@ -104,8 +105,9 @@ def attend_back(
     backs: list[Tensor | None] = []
     for segment, bias, one in zip(segments, biases, kept, strict=True):
         shape = (segment.num_rows, segment.length, num_heads, d // num_heads)
-        by_head = g[segment.tokens].view(shape).transpose(1, 2).reshape(-1, *shape[1::2])
-        of_parts = _parts_back(by_head, one, bias).view(3, shape[0], num_heads, *shape[1::2])
+        by_head = torch.empty(shape[0], num_heads, *shape[1::2], device=x.device)
+        by_head.copy_(g[segment.tokens].view(shape).transpose(1, 2))
+        of_parts = _parts_back(by_head.view(-1, *shape[1::2]), one, bias).view(3, shape[0], num_heads, *shape[1::2])
         of_rows = of_y[segment.tokens]
         of_rows.view(shape[0], shape[1], 3, *shape[2:]).copy_(of_parts.permute(1, 3, 0, 2, 4))
         if factors is not None:

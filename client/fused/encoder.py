@@ -95,19 +95,19 @@ class Encoder:
         g = _norm_back(g, kept.norm2, layer.norm2)
         of_inner = torch.ops.aten.gelu_backward(layer.down.back(g), kept.inner)
         g = _norm_back(_sum(layer.up.back(of_inner), g), kept.norm1, layer.norm1)
-        of_seen = layer.out.back(g).float()
+        of_seen = layer.out.back(g)
         if self._only_first(index):
-            of_seen, g = (self._spread(part, kept.x) for part in (of_seen, g))
+            of_seen, g = (self._spread(part, len(kept.x)) for part in (of_seen, g))
         given = self._pass.segments, self._biases, heads
         found = attend_back(
             of_seen, kept.x, kept.attended, layer.qkv, self._factors[index], *given, needs_input=needs_input
         )
         return None if found is None else found.add_(g)
 
-    def _spread(self, part: Tensor, like: Tensor) -> Tensor:
+    def _spread(self, part: Tensor, num_tokens: int) -> Tensor:
         """Of the rows' first tokens [capacity, d] to all tokens [M, d]."""
         rows = len(self._pass.labels)
-        whole = torch.zeros_like(like)
+        whole = torch.zeros(num_tokens, part.shape[1], dtype=part.dtype, device=part.device)
         whole[self._starts[:rows]] = part[:rows]
         return whole
 

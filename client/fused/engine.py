@@ -27,7 +27,8 @@ from privet.common.examples import Batch, Examples, Integers, TokenExamples, fil
 from privet.common.passes import Pass, mixed
 
 HELD_ROWS = 16_000_000  # values of windows' gradients that are held at once, float32
-_CACHED = 2**18  # values of a batch's widest layer, float32: what a core's second cache holds
+_CACHED = 2**19  # values of a pass's widest layer: more would fall out of a core's second cache
+_LEAST_TOKENS = 512  # of a pass: with fewer, reading the frozen matrices takes as long as their products
 _GPU_TOKENS = 2**14
 _ODD = 16  # values between the rows of a table: rows a power of two apart would fall into the same lines of a cache
 
@@ -237,11 +238,9 @@ def read_features(base: Bert, shape: Shape, data: TokenExamples, windows: Intege
 
 
 def tokens_of(inner: int, device: str = "cpu") -> int:
-    """Tokens of one batch, a power of two; inner: the width of the feed-forward layer, the widest.
+    """Tokens of one pass; inner: the width of the feed-forward layer, the widest.
 
     >>> [tokens_of(inner) for inner in (512, 1536, 3072)]
-    [512, 128, 128]
+    [1024, 512, 512]
     """
-    if device == "cuda":
-        return _GPU_TOKENS
-    return max(128, min(4096, 1 << (_CACHED // inner).bit_length() - 1))
+    return _GPU_TOKENS if device == "cuda" else max(_LEAST_TOKENS, min(4096, _CACHED // inner))

@@ -156,7 +156,10 @@ def prepare(
     base = base_of(preset, folder / "base", texts.texts)
     labels = np.array([texts.known.index(label) for label in texts.labels], np.int64)
     rows = tokenised(load_tokenizer(resolve_base(base)), texts.texts, labels, text, max_length, limit)
-    plan = Plan.model_validate(plan_tables(base, texts.known, max_length=max_length, batch=batch))
+    tables = plan_tables(base, texts.known, max_length=max_length, batch=batch)
+    if text == "fixed":
+        tables["task"]["buckets"] = [max_length]
+    plan = Plan.model_validate(tables)
     job = Job(str(folder), base, plan.model_dump(mode="json"), batch=batch, **further)
     job.write(rows)
     return job, rows

@@ -13,14 +13,18 @@ import torch
 from numpy.typing import NDArray
 
 from privet.client.engines import EngineName
-from privet.client.fused import SiteEngine
+from privet.client.flat_engine import GradientEngine
+from privet.client.fused import FusedEngine, SiteEngine, frozen_base, shape_of
 from privet.client.trainer import TrainSpec, train
 from privet.client.training import RoundTrainer
 from privet.common.base import resolve_base
 from privet.common.examples import TokenExamples, Units
+from privet.common.initial import initial_adapter
+from privet.common.layout import adapter_spec
 from privet.common.precision import Precision, usable_precision
 from privet.common.privacy.events import TrainEvent
 from privet.common.privacy.noise import SeededNoise
+from privet.common.tasks.loss import per_example_loss
 from privet.simulations.bench.job import Draws, Job, Rows
 
 _MAX_GRAD_NORM = 1.0
@@ -66,6 +70,16 @@ def fused_bf16(job: Job) -> Arm:
     return through_trainer(job, "fused", usable_precision("auto")[0])
 
 
+def simulated(job: Job) -> Arm:
+    """privet's trainer as a simulation runs it for one site: the fused engine on passes of mixed lengths."""
+    return as_simulated(job)
+
+
+def simulated_bf16(job: Job) -> Arm:
+    """The same, the frozen base in bfloat16 where the machine has it."""
+    return as_simulated(job, usable_precision("auto")[0])
+
+
 STEP_ARMS: dict[str, Callable[[Job], Arm]] = {
     "peft": peft,
     "opacus": opacus,
@@ -73,6 +87,8 @@ STEP_ARMS: dict[str, Callable[[Job], Arm]] = {
     "privet-opacus": privet_opacus,
     "fused": fused,
     "fused-bf16": fused_bf16,
+    "simulated": simulated,
+    "simulated-bf16": simulated_bf16,
 }
 
 
@@ -83,7 +99,23 @@ def through_trainer(job: Job, name: EngineName, precision: Precision = "float32"
     engine = trainer.engine(1)
     if isinstance(engine, SiteEngine):
         engine.take_over()
-    data = _examples(rows, plan.task.buckets, int(trainer.tokenizer.pad_token_id or 0))
+    return _trained_by(engine, job, rows, int(trainer.tokenizer.pad_token_id or 0))
+
+
+def as_simulated(job: Job, precision: Precision = "float32") -> Arm:
+    """privet's trainer on the engine of a simulation's worker."""
+    plan, base, rows = job.parsed_plan(), resolve_base(job.base), job.rows()
+    spec = adapter_spec(plan, base)
+    assert spec is not None
+    frozen, shape = frozen_base(plan, base, precision), shape_of(plan)
+    engine = FusedEngine(frozen, spec, spec, shape, per_example_loss, ragged=True)
+    engine.adopt(initial_adapter(spec, plan.method.seed))
+    return _trained_by(engine, job, rows, 0)
+
+
+def _trained_by(engine: GradientEngine, job: Job, rows: Rows, pad: int) -> Arm:
+    plan = job.parsed_plan()
+    data = _examples(rows, plan.task.buckets, pad)
     noise = _EqualDraws(job, len(rows.ids))
     training = plan.training
 

@@ -1,6 +1,5 @@
 """The fused engine held to Opacus', many sites in one pass held to one after the other, and each site to itself."""
 
-import importlib
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from hypothesis import strategies as st
 
 from privet.client.fused import FusedEngine, covers, frozen_base, shape_of
 from privet.client.fused.build import rows_for, same_everywhere
+from privet.client.fused.encoder import Encoder
 from privet.client.fused.sums import SingleWindows
 from privet.client.trainer import Local, TrainSpec, clipped_sum, train, train_together
 from privet.client.training import RoundTrainer
@@ -246,14 +246,12 @@ def test_batches_of_a_bucket_have_one_shape(trainer: RoundTrainer) -> None:
 
 def test_rows_are_the_plans_and_the_bases_width_alone(base: Path) -> None:
     assert rows_for(plan_of(base), 512) == (4, 4, 4)
-    assert rows_for(plan_of(base, expected_batch=64), 512) == (32, 32, 16)
-    assert rows_for(plan_of(base, expected_batch=100_000), 512) == (64, 32, 16)
+    assert rows_for(plan_of(base, expected_batch=64), 512) == (32, 32, 32)
+    assert rows_for(plan_of(base, expected_batch=100_000), 512) == (128, 64, 32)
 
 
 def test_where_places_matter_rows_are_pinned(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A processor on which a row's place shows is found out, and the site falls back to a place for each record."""
-    room: Any = importlib.import_module("privet.client.fused.engine")
-
     plan = plan_of(base, method="fedavg")
     trainer = RoundTrainer(plan, base, engine="fused")
     engine: Any = trainer.engine(1)
@@ -261,14 +259,14 @@ def test_where_places_matter_rows_are_pinned(base: Path, monkeypatch: pytest.Mon
     if "AVX512" in torch.backends.cpu.get_cpu_capability():  # with AVX2 alone places do matter
         assert not engine.pinned
         assert same_everywhere(engine, ids, mask)
-    genuine = room.features
+    genuine = Encoder.features
 
-    def tilted(base: Any, hidden: torch.Tensor, *given: Any) -> torch.Tensor:
-        places = torch.arange(len(hidden), dtype=torch.float32).view(-1, 1, 1)
-        found: torch.Tensor = genuine(base, hidden * (1 + 2e-7 * (places % 4)), *given)
-        return found
+    def tilted(encoder: Any, hidden: torch.Tensor, scale: float) -> torch.Tensor:
+        [segment] = encoder._pass.segments
+        places = torch.arange(len(hidden)) // segment.length
+        return genuine(encoder, hidden * (1 + 2e-7 * (places % 4)).unsqueeze(1), scale)
 
-    monkeypatch.setattr(room, "features", tilted)
+    monkeypatch.setattr(Encoder, "features", tilted)
     assert not same_everywhere(engine, ids, mask)
     assert RoundTrainer(plan, base, engine="fused").engine(1).pinned  # type: ignore[union-attr]
 

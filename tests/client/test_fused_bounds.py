@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from privet.client.fused.encoder import Encoder
 from privet.client.fused.factors import Layout
 from privet.client.fused.sums import Passed, by_own_windows
 from privet.client.trainer import Local, clipped_sums, train_together
@@ -20,7 +21,8 @@ from privet.client.training import RoundTrainer
 from privet.client.unit_gradients import Members
 from privet.common.adapter import AdapterSpec, Entry, Role
 from privet.common.errors import PrivetError
-from privet.common.examples import Batch, TokenExamples, Units
+from privet.common.examples import TokenExamples, Units
+from privet.common.passes import Pass
 from privet.common.privacy.noise import SeededNoise
 from tests.client.test_fused import fused, plan_for, sites_of, spec_for
 from tests.client.trainer_cases import event_of, examples_of, hostile, plan_of
@@ -145,11 +147,12 @@ def test_what_raises_is_zero_and_its_mates_are_as_ever(
     sound, genuine = engine.unit_gradients(data, members).norms(), engine._pass
     bad = data.batches(np.array([2])).__next__().inputs[0].max(dim=0).values  # that window's ids
 
-    def failing(batch: Batch, weights: Any, tables: list[torch.Tensor]) -> None:
-        genuine(batch, weights, tables)
-        for row in batch.inputs[0]:
-            if len(row) == len(bad) and bool((row == bad).all()):
-                raise MemoryError
+    def failing(given: Pass, weights: Any, tables: list[torch.Tensor]) -> None:
+        genuine(given, weights, tables)
+        for segment in given.segments:
+            for row in given.ids[segment.tokens].view(-1, segment.length):
+                if len(row) == len(bad) and bool((row == bad).all()):
+                    raise MemoryError
 
     monkeypatch.setattr(engine, "_pass", failing)
     found = engine.unit_gradients(data, members).norms()
@@ -159,13 +162,14 @@ def test_what_raises_is_zero_and_its_mates_are_as_ever(
     assert float(sound[2]) > 0
 
 
-def _tilted(engine_room: Any) -> Callable[..., torch.Tensor]:
+def _tilted() -> Callable[..., torch.Tensor]:
     """A processor on which a row's place in a batch shows."""
-    genuine: Callable[..., torch.Tensor] = engine_room.features
+    genuine = Encoder.features
 
-    def tilted(base: Any, hidden: torch.Tensor, *given: Any) -> torch.Tensor:
-        places = torch.arange(len(hidden), dtype=torch.float32).view(-1, 1, 1)
-        return genuine(base, hidden * (1 + 2e-7 * (places % 4)), *given)
+    def tilted(encoder: Any, hidden: torch.Tensor, scale: float) -> torch.Tensor:
+        [segment] = encoder._pass.segments
+        places = torch.arange(len(hidden)) // (segment.length if len(hidden) == segment.tokens.stop else 1)
+        return genuine(encoder, hidden * (1 + 2e-7 * (places % 4)).unsqueeze(1), scale)
 
     return tilted
 
@@ -174,9 +178,7 @@ def test_pinned_rows_are_the_same_in_every_draw_where_places_matter(
     base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is rehearsed then has the shapes of pinned batches; without the pins the same machine couples units."""
-    import privet.client.fused.engine as room
-
-    monkeypatch.setattr(room, "features", _tilted(room))
+    monkeypatch.setattr(Encoder, "features", _tilted())
     trainer = RoundTrainer(plan_of(base, method="fedavg", expected_batch=64), base, engine="fused")
     engine: Any = hostile(trainer)
     assert engine.pinned
@@ -201,14 +203,12 @@ def test_pinned_rows_are_the_same_in_every_draw_where_places_matter(
 
 def test_where_a_rows_mates_show_in_it_nothing_is_trained(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A place for each record does not help then: the plan cannot be computed here."""
-    import privet.client.fused.engine as room
+    genuine = Encoder.features
 
-    genuine: Any = vars(room)["features"]
+    def scaled(encoder: Any, hidden: torch.Tensor, scale: float) -> torch.Tensor:
+        return genuine(encoder, hidden * (1 + 1e-6 * hidden.abs().amax()), scale)
 
-    def scaled(base: Any, hidden: torch.Tensor, *given: Any) -> Any:
-        return genuine(base, hidden * (1 + 1e-6 * hidden.detach().abs().amax()), *given)
-
-    monkeypatch.setattr(room, "features", scaled)
+    monkeypatch.setattr(Encoder, "features", scaled)
     with pytest.raises(PrivetError, match="beside it"):
         RoundTrainer(plan_of(base, method="fedavg", pooling="cls"), base, engine="fused")
 
