@@ -466,8 +466,8 @@ MUTANTS = (
     Mutant(
         "fused: the clip norm of units of one window leaves the head out",
         "client/fused/sums.py",
-        "torch.hypot(torch.cat(lora), of_head)",
-        "torch.cat(lora)",
+        "torch.hypot(_norms(found.lora), of_head)",
+        "_norms(found.lora)",
         BOUNDS,
     ),
     Mutant(
@@ -487,7 +487,7 @@ MUTANTS = (
     Mutant(
         "fused: the clip norm leaves LoRA out",
         "client/fused/sums.py",
-        "torch.hypot(torch.cat(lora), of_head)",
+        "torch.hypot(_norms(found.lora), of_head)",
         "of_head",
         BOUNDS,
     ),
@@ -515,8 +515,8 @@ MUTANTS = (
     Mutant(
         "fused: a window's gradient is its mate's",
         "client/fused/engine.py",
-        "order[batch.places] = start + batch.rows",
-        "order[batch.places] = start + batch.rows[::-1]",
+        "order[given.places] = start + given.rows",
+        "order[given.places] = start + given.rows[::-1]",
         FUSED,
     ),
     Mutant(
@@ -529,7 +529,7 @@ MUTANTS = (
     Mutant(
         "fused: a window that raises takes its mates along",
         "client/fused/engine.py",
-        "        for alone in batch.apart():\n",
+        "        for alone in given.apart():\n",
         "        for table in tables:\n            table.zero_()\n        for alone in ():\n",
         BOUNDS,
     ),
@@ -635,9 +635,37 @@ MUTANTS = (
     Mutant(
         "fused: a row's padding hides its mates' tokens",
         "client/fused/encoder.py",
-        "    return bias[:, None, None, :].expand(-1, 1, length, -1)",
-        "    return bias.amin(0).expand(len(bias), 1, length, -1)",
+        "    return bias.repeat_interleave(num_heads, 0).unsqueeze(1)",
+        "    return bias.amin(0).expand(len(bias) * num_heads, 1, -1)",
         FUSED,
+    ),
+    Mutant(
+        "fused: rows of a segment meet the factors of the first rows of the pass",
+        "client/fused/attention.py",
+        "part if len(part) == 1 else part[rows] for part in (self.down, *self.up)",
+        "part if len(part) == 1 else part[: rows.stop - rows.start] for part in (self.down, *self.up)",
+        FUSED,
+    ),
+    Mutant(
+        "fused: a segment's LoRA gradients are left in another's rows",
+        "client/fused/attention.py",
+        "None if self.down_out is None else self.down_out[rows]",
+        "None if self.down_out is None else self.down_out[: rows.stop - rows.start]",
+        FUSED,
+    ),
+    Mutant(
+        "fused: the clip norm leaves the last values out",
+        "client/fused/sums.py",
+        "torch.cat([blocks, rest], 1)",
+        "blocks",
+        BOUNDS + FUSED,
+    ),
+    Mutant(
+        "passes: owners stand in the order in which windows were asked for",
+        "common/passes.py",
+        "owners=None if owners is None else owners[chosen],",
+        "owners=None if owners is None else owners[: len(chosen)],",
+        ("tests/common/test_passes.py",),
     ),
     Mutant(
         "fused: an update starts from the round before",
