@@ -76,7 +76,7 @@ def check_site(
     sound = ledger.status is not Status.FAILED
     lines += _behind(path) if sound else []
 
-    records = load_records(site, None if plan is None else plan.task.labels)
+    records = load_records(site, None if plan is None else plan.task)
     lines += twins.warnings(path, site.data.origin, records.texts) if sound else []
     content = look(records.texts, records.units, records.local_labels)
     base, size, task = None, None, None

@@ -17,27 +17,30 @@ import numpy.typing as npt
 from privet.client.database import read_query
 from privet.client.report import DataReport, RowNumbers, Spread
 from privet.client.split import beyond_limit, point, split_key, taken, trains
-from privet.common.config import Site
+from privet.common.config import Site, TaskSpec
 from privet.common.errors import DataError
 from privet.common.tables import read_columns
+from privet.common.tasks.base import task_of
+from privet.common.tasks.targets import UNKNOWN, Targets, per_label
+from privet.common.tasks.targets import known as is_known
 
 __all__ = ["RECORD", "UNKNOWN", "DataReport", "Records", "load_records", "read_exclude"]
 
 RECORD = "record"  # as data.unit: each record is a unit
-UNKNOWN = -1  # the label of a record whose label the plan does not have
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Records:
     """A site's usable records.
 
-    texts: [N]. labels: int64 [N], an index into the plan's labels, or UNKNOWN: the record stays and contributes zero.
+    texts: [N]. labels: the targets of the plan's task (`common.tasks.targets`), or UNKNOWN: the record stays and
+    contributes zero.
     units: int64 [N], dense, 0 ≤ unit < num_units; numbered by first appearance and never sent.
     report: for the operator only; of the whole data set.
     """
 
     texts: list[str]
-    labels: npt.NDArray[np.int64]
+    labels: Targets
     units: npt.NDArray[np.int64]
     num_units: int
     report: DataReport
@@ -66,23 +69,24 @@ class Records:
             points=self.points[chosen],
         )
 
-    def relabel(self, labels: Sequence[str], label_map: Mapping[str, str]) -> "Records":
-        """The same records under a plan's labels; the report stays that of the first reading.
+    def relabel(self, task: TaskSpec | Sequence[str], label_map: Mapping[str, str], separator: str = ";") -> "Records":
+        """The same records under a plan's task; the report stays that of the first reading. Labels alone are those of
+        a classification; separator: between several labels in one cell.
 
         A function of plan and site file only: no file is read again, and no record makes it fail.
         Raises: DataError where the map does not fit the plan.
         """
-        known = _known_labels(label_map, labels)
-        indices = _fixed([known.get(label, UNKNOWN) for label in self.local_labels])
-        return replace(self, labels=indices)
+        found = task_of(task)
+        known = _known_labels(label_map, found.spec.labels)
+        return replace(self, labels=_fixed(found.targets(self.local_labels, known, separator)))
 
     def __repr__(self) -> str:
         return "Records(private)"
 
 
-def load_records(site: Site, labels: Sequence[str] | None, *, allow_empty: bool = False) -> Records:
-    """Read the site's file or its database's rows and group the records by unit; `labels` are the plan's, None where no
-    plan is known yet: then every label is UNKNOWN until `Records.relabel`.
+def load_records(site: Site, task: TaskSpec | Sequence[str] | None, *, allow_empty: bool = False) -> Records:
+    """Read the site's file or its database's rows and group the records by unit; `task` is the plan's, None where no
+    plan is known yet: then every label is UNKNOWN until `Records.relabel`. Labels alone are those of a classification.
 
     A local label becomes a plan label by `data.label_map`, else as it stands; both are compared in NFC, trimmed. Unit
     ids are text, NFC, trimmed. With `unit = "record"` the id is an HMAC of text and label, so that duplicates are one
@@ -92,7 +96,8 @@ def load_records(site: Site, labels: Sequence[str] | None, *, allow_empty: bool 
     Raises: DataError for what the operator must mend; for no usable row, unless `allow_empty`.
     """
     data = site.data
-    known = {} if labels is None else _known_labels(data.label_map, labels)
+    chosen = None if task is None else task_of(task)
+    known = {} if chosen is None else _known_labels(data.label_map, chosen.spec.labels)
     if data.unit == RECORD and data.exclude is not None:
         mend = "name a unit column, or remove data.exclude and take those rows out of the file."
         raise DataError('with unit = "record" no record has an id to exclude.', where="data.exclude", mend=mend)
@@ -101,7 +106,8 @@ def load_records(site: Site, labels: Sequence[str] | None, *, allow_empty: bool 
     columns = list(dict.fromkeys([data.text, data.label] + ([] if owner is None else [owner])))
     notes: tuple[str, ...] = ()
     if isinstance(data.source, Path):
-        table = read_columns(data.source, columns, format=data.format, encoding=data.encoding)
+        lists = {data.label: data.label_separator}
+        table = read_columns(data.source, columns, format=data.format, encoding=data.encoding, lists=lists)
     else:
         table, notes = read_query(data, columns)
 
@@ -116,12 +122,16 @@ def load_records(site: Site, labels: Sequence[str] | None, *, allow_empty: bool 
     if data.max_per_person is not None and owners is not None:
         over = beyond_limit(secret, owners, contents, data.max_per_person)
 
-    kept = _Kept(split_key(secret), known, excluded, by_record=data.unit == RECORD)
+    kept = _Kept(split_key(secret), excluded, by_record=data.unit == RECORD)
     for index, row in enumerate(table.rows):
         name = None if owners is None else owners[index]
         kept.add(row, texts[index], local_labels[index], name, contents[index], over=bool(over[index]))
 
-    records = kept.records(site, labels or (), table.unreadable, len(table.rows) + len(table.unreadable), notes)
+    labelled: Targets = np.full(len(kept.local_labels), UNKNOWN, np.int64)
+    if chosen is not None:
+        labelled = chosen.targets(kept.local_labels, known, data.label_separator)
+    names = () if chosen is None else chosen.spec.labels
+    records = kept.records(site, labelled, names, table.unreadable, len(table.rows) + len(table.unreadable), notes)
     if not records.texts and not allow_empty:
         report = records.report
         what = (
@@ -180,12 +190,10 @@ def _known_labels(label_map: Mapping[str, str], labels: Sequence[str]) -> dict[s
 class _Kept:
     """Takes the rows one by one; what becomes of a row depends on that row alone."""
 
-    def __init__(
-        self, split_key: bytes, known: Mapping[str, int], excluded: frozenset[str], *, by_record: bool
-    ) -> None:
-        self.split_key, self.known, self.excluded, self.by_record = split_key, known, excluded, by_record
+    def __init__(self, split_key: bytes, excluded: frozenset[str], *, by_record: bool) -> None:
+        self.split_key, self.excluded, self.by_record = split_key, excluded, by_record
         self.texts: list[str] = []
-        self.labels: list[int] = []
+        self.rows: list[int] = []
         self.local_labels: list[str] = []
         self.members: list[int] = []
         self.units: dict[str | bytes | tuple[str, bytes], int] = {}
@@ -193,7 +201,7 @@ class _Kept:
         self.contents: set[bytes] = set()
         self.matched: set[str] = set()
         self.told: dict[str, list[int]] = {
-            reason: [] for reason in ("no_unit", "excluded", "no_text", "over_person", "unknown_label", "duplicates")
+            reason: [] for reason in ("no_unit", "excluded", "no_text", "over_person", "duplicates")
         }
 
     def add(self, row: int, text: str, label: str, owner: str | None, content: bytes | None, *, over: bool) -> None:
@@ -215,11 +223,8 @@ class _Kept:
         if content in self.contents:
             self.told["duplicates"].append(row)
         self.contents.add(content)
-        index = self.known.get(label, UNKNOWN)
-        if index == UNKNOWN:
-            self.told["unknown_label"].append(row)
+        self.rows.append(row)
         self.texts.append(text)
-        self.labels.append(index)
         self.local_labels.append(label)
         self.members.append(self._unit(owner, content))
 
@@ -236,13 +241,21 @@ class _Kept:
         return self.units[unit]
 
     def records(
-        self, site: Site, labels: Sequence[str], unreadable: Sequence[int], rows: int, notes: tuple[str, ...]
+        self,
+        site: Site,
+        targets: Targets,
+        labels: Sequence[str],
+        unreadable: Sequence[int],
+        rows: int,
+        notes: tuple[str, ...],
     ) -> Records:
-        """What was kept, and the report; `rows` counts readable and unreadable ones, `notes` warn of the source."""
-        label_array, unit_array, num_units = _fixed(self.labels), _fixed(self.members), len(self.units)
+        """What was kept, with its targets, and the report; `rows` counts readable and unreadable ones, `notes` warn of
+        the source."""
+        unit_array, num_units = _fixed(np.array(self.members, np.int64)), len(self.units)
         sizes = np.bincount(unit_array, minlength=num_units)
-        counts = np.bincount(label_array[label_array != UNKNOWN], minlength=len(labels))
-        told = {reason: RowNumbers.of(numbers) for reason, numbers in self.told.items()}
+        counts = per_label(targets, len(labels))
+        unknown = np.array(self.rows, np.int64)[~is_known(targets)].tolist()
+        told = {reason: RowNumbers.of(numbers) for reason, numbers in (self.told | {"unknown_label": unknown}).items()}
         report = DataReport(
             rows=rows,
             unreadable=RowNumbers.of(unreadable),
@@ -261,7 +274,7 @@ class _Kept:
         )
         points = np.array(self.points, dtype=np.uint64)
         points.setflags(write=False)
-        return Records(self.texts, label_array, unit_array, num_units, report, self.local_labels, points)
+        return Records(self.texts, _fixed(targets), unit_array, num_units, report, self.local_labels, points)
 
 
 def _content(key: bytes, text: str, label: str) -> bytes:
@@ -270,7 +283,7 @@ def _content(key: bytes, text: str, label: str) -> bytes:
     return hmac.digest(key, len(encoded).to_bytes(8, "big") + encoded + label.encode(), "sha256")
 
 
-def _fixed(values: Sequence[int] | npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    array = np.array(values, dtype=np.int64)
+def _fixed(values: Targets) -> Targets:
+    array = np.array(values)
     array.setflags(write=False)
     return array

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from privet.client import postgres
 from privet.client.database_words import Stage, words
-from privet.common.columns import Rows, Table, as_text, positions
+from privet.common.columns import Rows, Table, as_text, joined_text, positions
 from privet.common.config.site import DataSpec
 from privet.common.decoding import MARKING
 from privet.common.errors import DataError
@@ -88,6 +88,7 @@ def _fetch(connection: "Connection", data: DataSpec, found: Rows, stage: Stage, 
             texts = postgres.texts(connection, [description[place] for place in places], data.shown)
         else:
             texts = [as_text] * len(places)
+        separators = [data.label_separator if column == data.label else None for column in found.wanted]
         stage.name = "rows"
         number = 0
         for part in result.partitions(AT_ONCE):
@@ -96,7 +97,12 @@ def _fetch(connection: "Connection", data: DataSpec, found: Rows, stage: Stage, 
             for row in part:
                 number += 1
                 try:
-                    values = [text(row[place]) for text, place in zip(texts, places, strict=True)]
+                    values = [
+                        text(row[place])
+                        if separator is None or not isinstance(row[place], list)
+                        else joined_text(row[place], separator)
+                        for text, place, separator in zip(texts, places, separators, strict=True)
+                    ]
                 except (TypeError, ValueError, ArithmeticError):
                     found.unreadable.append(number)
                 else:

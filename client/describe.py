@@ -12,7 +12,7 @@ from privet.client.policy import Admission
 from privet.common.config import Plan, Site
 from privet.common.methods.installed import words
 from privet.common.privacy.events import EvaluateEvent
-from privet.common.tasks.counts import predicted_standard_error
+from privet.common.tasks.base import task_of
 
 _SHOWN_LABELS = 20
 _LEFT_OUT = {"lora.first_layer": 0}  # what a plan's canonical JSON leaves out, and what that means
@@ -59,6 +59,7 @@ def asked(plan: Plan, admission: Admission, site: Site) -> list[str]:
     labels = plan.task.labels
     lines = [
         f"task: {plan.task.kind} into {len(labels)} labels: {_listed(labels)}",
+        *_loss(plan),
         f"base model: {plan.model.base!r}, sha256 {plan.model.sha256[:16]}",
         _length(plan),
         f"method: {_method(plan)}, {training.optimizer} at learning rate {training.learning_rate:g}",
@@ -208,15 +209,30 @@ def _evaluation_asked(plan: Plan, admission: Admission, site: Site) -> str:
     return text
 
 
+def _loss(plan: Plan) -> list[str]:
+    """What the plan changes of its task's plain loss."""
+    task, found = plan.task, []
+    if task.class_weights:
+        shown = ", ".join(f"{label!r} {weight:g}" for label, weight in list(task.class_weights.items())[:10])
+        more = len(task.class_weights) - 10
+        found.append(f"weights of labels in the loss: {shown}" + (f" and {more} more" if more > 0 else ""))
+    if task.label_smoothing:
+        found.append(f"label smoothing {task.label_smoothing:g}")
+    return found
+
+
 def _error_in_words(plan: Plan, event: EvaluateEvent, site: Site) -> str:
     """How exact the metrics will be, said before anything is spent; of declared numbers only."""
     num_labels = len(plan.task.labels)
     units = max(1, round(site.budget.declared_units * (1 - plan.training.train_fraction)))
-    error = predicted_standard_error(event.release, num_labels, event.noise_multiplier, units)
+    task = task_of(plan.task)
+    error = task.predicted_standard_error(event.release, event.noise_multiplier, units)
     text = (
         f"predicted standard errors of one evaluation over about {units:,} validation {event.unit}s, by its noise: "
-        f"accuracy {error:.2g}"
+        f"{task.score_name} {error:.2g}"
     )
+    if plan.task.kind == "multilabel":
+        text += f" with one label of {num_labels} a record on average, m times less with m"
     if event.release != "accuracy":  # a label has 1/L of the units and of the cells
         text += f", recall of one of {num_labels} labels that are equally frequent {error * math.sqrt(num_labels):.2g}"
     return f"{text}; chance in who is a validation {event.unit} adds at most {0.5 / math.sqrt(units):.2g} to the first"

@@ -44,17 +44,16 @@ def gradient_engine(
     from privet.client.linear import LinearEngine
     from privet.client.rounded import RoundedOpacusEngine
     from privet.common.prefix import Resumable, splits
-    from privet.common.tasks.loss import per_example_loss
 
-    parameters = {name: classifier.parameter(name) for name in trainable.names}
+    loss, parameters = classifier.task.per_example_loss, {name: classifier.parameter(name) for name in trainable.names}
     if frozen_features:
-        return LinearEngine(classifier.last_layer(), parameters, trainable, per_example_loss)
+        return LinearEngine(classifier.last_layer(), parameters, trainable, loss)
     if name == "fused":
         made: SiteEngine = _fused().engine_of(classifier, base, trainable, precision)
         return made
     kind = OpacusEngine if precision == "float32" else RoundedOpacusEngine
     module = Resumable(classifier) if splits(classifier) else classifier
-    return kind(module, parameters, trainable, per_example_loss)
+    return kind(module, parameters, trainable, loss)
 
 
 def not_covered(plan: Plan, base: Path) -> str | None:

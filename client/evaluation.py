@@ -8,7 +8,6 @@ from privet.common.adapter import Arrays, Floats
 from privet.common.examples import Examples
 from privet.common.privacy.events import EvaluateEvent, Release
 from privet.common.privacy.noise import NoiseSource, privatise
-from privet.common.tasks.counts import unit_cells
 
 
 def counts(
@@ -28,7 +27,7 @@ def exact_cells(trainer: RoundTrainer, arrays: Arrays, examples: Examples, relea
     owners = np.empty(len(examples.labels), np.int64)
     for unit in range(examples.units.num_units):
         owners[examples.units.records(unit)] = unit
-    return unit_cells(release, logits, examples.labels, owners, examples.units.num_units)
+    return trainer.task.unit_cells(release, logits, examples.labels, owners, examples.units.num_units)
 
 
 def noised(cells: NDArray[np.float64], event: EvaluateEvent, noise: NoiseSource) -> Floats:

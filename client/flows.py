@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from privet.client.policy import Admission
 from privet.common.config import Plan, Site
 from privet.common.errors import Code
-from privet.common.tasks.counts import num_cells
+from privet.common.tasks.base import task_of
 
 STATEMENT_BYTES = 8_192  # at most; a page of JSON
 ENVELOPE_BYTES = 4_096  # at most, apart from the fields below: Flower's message around a body
@@ -41,12 +41,15 @@ def flows(plan: Plan, admission: Admission, site: Site, *, update_bytes: int | N
         )
     ]
     if evaluation is not None:
-        cells = num_cells(evaluation.release, len(plan.task.labels))
+        cells = task_of(plan.task).num_cells(evaluation.release)
+        words, most = RELEASES, "at most 1 in all"
+        if plan.task.kind == "multilabel":
+            words, most = LABEL_RELEASES, "a vector of length at most 1"
         found.append(
             Flow(
                 "the evaluation counts",
-                f"{cells:,} float32 cells ({RELEASES[evaluation.release]}); each validation {event.unit} adds at most "
-                f"1 in all, and Gaussian noise of deviation {evaluation.noise_multiplier:g} is on each cell",
+                f"{cells:,} float32 cells ({words[evaluation.release]}); each validation {event.unit} adds {most}, and "
+                f"Gaussian noise of deviation {evaluation.noise_multiplier:g} is on each cell",
                 f"{4 * cells:,} bytes",
                 f"once an evaluation, at most {admission.num_evaluations} times",
             )
@@ -95,6 +98,12 @@ RELEASES = {
     "confusion": "each pair of true and predicted label",
 }
 """What the cells of a release say, in words."""
+
+LABEL_RELEASES = {
+    "accuracy": "over all labels together, how often one is rightly said, wrongly said, missed and rightly left out",
+    "per_class": "the same for each label",
+}
+"""The same where a record has any number of labels."""
 
 NEVER = (
     "texts, labels of records, ids of units, and anything computed from them without noise: losses, metrics, counts, "

@@ -17,6 +17,8 @@ from privet.common.precision import AskedPrecision, usable_precision
 from privet.common.prefix import CACHE_BYTES
 from privet.common.privacy.events import TrainEvent
 from privet.common.privacy.noise import SecureNoise
+from privet.common.tasks.base import task_of
+from privet.common.tasks.targets import Targets
 
 _MAX_TOKENS = 2_000_000  # of all generated records together
 _NOISE_MULTIPLIER = 1.0  # whatever the site's share asks for: the time is the same, and the reply tells nothing of it
@@ -43,7 +45,7 @@ class Generated:
     """Texts that privet makes up, of the longest kind that the plan reads; as `LabelledTexts`."""
 
     texts: list[str]
-    labels: NDArray[np.int64]
+    labels: Targets
     units: NDArray[np.int64]
     num_units: int
 
@@ -57,7 +59,7 @@ def generated(plan: Plan, event: TrainEvent) -> Generated:
     records = num_units * max(1, min(event.max_records, most // num_units))
     random = np.random.Generator(np.random.PCG64(0))
     texts = [" ".join([_WORDS[i] for i in random.integers(0, len(_WORDS), length).tolist()]) for _ in range(records)]
-    labels = np.arange(records) % len(plan.task.labels)
+    labels = task_of(plan.task).nobody(records, plan.task.max_length)
     return Generated(texts, labels, np.arange(records) % num_units, num_units)
 
 

@@ -26,18 +26,20 @@ from privet.common.precision import Precision
 from privet.common.prefix import CACHE_BYTES, PrefixExamples, splits
 from privet.common.privacy.events import TrainEvent
 from privet.common.privacy.noise import NoiseSource
+from privet.common.tasks.base import task_of
+from privet.common.tasks.targets import Targets
 from privet.common.tokens import tokenise
 
 _ROUNDED = 0.05  # of the fused engine in bfloat16 against the library's model in bfloat16: they round at other places
 
 
 class LabelledTexts(Protocol):
-    """Texts with the plan's label indices [N] (or UNKNOWN) and dense unit indices [N]."""
+    """Texts with the targets of their records (`common.tasks.targets`) and dense unit indices [N]."""
 
     @property
     def texts(self) -> list[str]: ...
     @property
-    def labels(self) -> NDArray[np.int64]: ...
+    def labels(self) -> Targets: ...
     @property
     def units(self) -> NDArray[np.int64]: ...
     @property
@@ -67,12 +69,12 @@ class RoundTrainer:
         require(engine, plan, base)
         self.plan, self.engine_name, self.precision, self._base = plan, engine, precision, base
         self._cache_bytes = cache_bytes
-        self.method = method_for(plan)
+        self.method, self.task = method_for(plan), task_of(plan.task)
         self.tokenizer = load_tokenizer(base)
         self.classifier: Classifier = build_classifier(plan, base)
         freeze(self.classifier, precision)
         # Sets the truncation now: two threads that did so at once would disturb each other.
-        self._pad = self._tokenise([""], np.zeros(1, np.int64), np.zeros(1, np.int64), 1).pad
+        self._pad = self._tokenise([""], self.task.nobody(1, 1), np.zeros(1, np.int64), 1).pad
         self.spec: AdapterSpec = self.classifier.spec
         self.frozen_features = self.method.frozen_features(self.spec)
         self._engines: dict[AdapterSpec, OpacusEngine | LinearEngine | SiteEngine] = {}
@@ -89,7 +91,7 @@ class RoundTrainer:
         return tokens
 
     def _tokenise(
-        self, texts: Sequence[str], labels: NDArray[np.int64], units: NDArray[np.int64], num_units: int
+        self, texts: Sequence[str], labels: Targets, units: NDArray[np.int64], num_units: int
     ) -> TokenExamples:
         task, vocabulary = self.plan.task, self.classifier.vocabulary
         settings: dict[str, int] = {"windows": task.windows, "stride": task.stride}
@@ -202,5 +204,5 @@ class RoundTrainer:
 
     def _batch_of_nobody(self, inputs: tuple[torch.Tensor, ...]) -> Batch:
         rows = np.arange(len(inputs[0]))
-        labels = torch.from_numpy(rows % len(self.plan.task.labels))
+        labels = torch.from_numpy(self.task.nobody(len(rows), inputs[0].shape[1]))
         return Batch(inputs, labels, torch.ones(len(rows)), rows, rows)

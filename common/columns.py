@@ -96,6 +96,22 @@ def as_text(value: object) -> str | None:
     raise TypeError(type(value).__name__)
 
 
+def joined_text(value: object, separator: str) -> str | None:
+    """As `as_text`; a list of values is their texts with the separator between them, nulls left out.
+
+    Raises: TypeError, ValueError for anything else, and for a value that holds the separator.
+
+    >>> joined_text(["I10", 7], ";")
+    'I10;7'
+    """
+    if not isinstance(value, list | tuple):
+        return as_text(value)
+    parts = [text for text in map(as_text, value) if text is not None]
+    if any(separator in part for part in parts):
+        raise ValueError("a value holds the separator")
+    return separator.join(parts)
+
+
 def _decimal(value: Decimal) -> str | None:
     """All its digits, without an exponent and without zeros at the end of the fraction."""
     if not value.is_finite():

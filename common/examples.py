@@ -17,9 +17,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-Integers = NDArray[np.int64]
+from privet.common.tasks.targets import NO_TAG, Targets, known, without
+from privet.common.tasks.targets import UNKNOWN as UNKNOWN
 
-UNKNOWN = -1  # label of a record that the plan has no label for: it contributes zero
+Integers = NDArray[np.int64]
 
 TRAINING_ROWS = 4  # few rows: a draw fills them evenly
 FEATURE_ROWS = 64
@@ -33,7 +34,7 @@ class Batch:
     rows are dummies of weight 0."""
 
     inputs: tuple[Tensor, ...]
-    labels: Tensor  # int64 [rows]
+    labels: Tensor  # the task's targets: int64 [rows], float32 [rows, L] of 0 and 1, or int64 [rows, T]
     weights: Tensor  # float32 [rows], 0 or 1
     places: Integers
     rows: Integers
@@ -142,7 +143,7 @@ class Windows:
 class Examples(Protocol):
     """What the trainer needs of the data."""
 
-    labels: Integers  # [N records], UNKNOWN where the plan has none
+    labels: Targets  # of N records, UNKNOWN where the plan has none (`common.tasks.targets`)
     units: Units
     windows: Windows
 
@@ -158,47 +159,54 @@ class Examples(Protocol):
 class TokenExamples:
     """Token ids of every window, in buckets of padded length.
 
-    ids: of each window; windows: whose they are, None where every record has one.
+    ids: of each window; windows: whose they are, None where every record has one. tags: of each window as many as ids,
+    NO_TAG where a piece has none; None where records are labelled as a whole.
     """
 
     def __init__(
         self,
         ids: Sequence[NDArray[np.int32]],
-        labels: Integers,
+        labels: Targets,
         units: Units,
         buckets: Sequence[int],
         pad: int,
         windows: Windows | None = None,
+        tags: Sequence[NDArray[np.int32]] | None = None,
     ) -> None:
         starts = np.cumsum([0] + [len(row) for row in ids])
         flat = np.concatenate([np.zeros(0, np.int32), *ids])
-        self._lay_out(flat, starts, labels, units, buckets, pad, windows or Windows(np.ones(len(ids), np.int64)))
+        flat_tags = None if tags is None else np.concatenate([np.zeros(0, np.int32), *tags])
+        windows = windows or Windows(np.ones(len(ids), np.int64))
+        self._lay_out(flat, starts, labels, units, buckets, pad, windows, flat_tags)
 
     @classmethod
     def of(
         cls,
         ids: NDArray[np.int32],
         starts: Integers,
-        labels: Integers,
+        labels: Targets,
         units: Units,
         buckets: Sequence[int],
         pad: int,
         windows: Windows,
+        tags: NDArray[np.int32] | None = None,
     ) -> "TokenExamples":
-        """The same from the ids of all windows one after the other: window w is ids[starts[w]:starts[w + 1]]."""
+        """The same from the ids of all windows one after the other: window w is ids[starts[w]:starts[w + 1]], and so
+        are its tags."""
         made = cls.__new__(cls)
-        made._lay_out(ids, starts, labels, units, buckets, pad, windows)
+        made._lay_out(ids, starts, labels, units, buckets, pad, windows, tags)
         return made
 
     def _lay_out(
         self,
         flat: NDArray[np.int32],
         starts: Integers,
-        labels: Integers,
+        labels: Targets,
         units: Units,
         buckets: Sequence[int],
         pad: int,
         windows: Windows,
+        tags: NDArray[np.int32] | None,
     ) -> None:
         self.labels, self.units, self.pad, self.windows = labels, units, pad, windows
         self.buckets = tuple(buckets)
@@ -206,6 +214,7 @@ class TokenExamples:
         self.bucket_of = np.searchsorted(np.asarray(buckets), lengths)  # the shortest that holds the window
         self._row = np.zeros(len(lengths), np.int64)
         self._ids: list[NDArray[np.int32]] = []
+        self._tags: list[NDArray[np.int32]] = []  # as the ids; none where records are labelled as a whole
         self._lengths: list[Integers] = []
         self._keys: list[NDArray[np.uint64]] = []  # none before they are asked for; shared by all views
         for index, length in enumerate(buckets):
@@ -214,7 +223,12 @@ class TokenExamples:
             matrix = np.full((len(members), length), pad, np.int32)
             rows = np.repeat(np.arange(len(members)), own)
             columns = np.arange(int(own.sum())) - np.repeat(np.cumsum(own) - own, own)
-            matrix[rows, columns] = flat[np.repeat(starts[members], own) + columns]
+            places = np.repeat(starts[members], own) + columns
+            matrix[rows, columns] = flat[places]
+            if tags is not None:
+                tagged = np.full_like(matrix, NO_TAG)
+                tagged[rows, columns] = tags[places]
+                self._tags.append(tagged)
             self._row[members] = np.arange(len(members))
             self._ids.append(matrix)
             self._lengths.append(own)
@@ -275,6 +289,10 @@ class TokenExamples:
         blank = (torch.from_numpy(ids[0].copy()), torch.from_numpy(mask[0].copy()))
         ids[rows], mask[rows] = self.padded(bucket, windows)
         labels, weights = self.placed(windows, rows, num_rows)
+        if self._tags:
+            tags = np.full((num_rows, length), NO_TAG, np.int64)
+            tags[rows] = self._tags[bucket][self._row[windows]]
+            labels = torch.from_numpy(tags)
         return Batch((torch.from_numpy(ids), torch.from_numpy(mask)), labels, weights, places, rows, blank)
 
     def for_inference(self) -> Iterator[Batch]:
@@ -289,13 +307,14 @@ class FeatureExamples:
     zero.
     """
 
-    def __init__(self, features: Tensor, labels: Integers, units: Units, windows: Windows | None = None) -> None:
+    def __init__(self, features: Tensor, labels: Targets, units: Units, windows: Windows | None = None) -> None:
         self.units = units
         self.windows = windows or Windows(np.ones(len(features), np.int64))
         sound = (features.abs() <= _LARGEST).all(dim=1, keepdim=True)  # false for nan
         self.features = torch.where(sound, features, torch.zeros_like(features))
-        self.labels = labels.copy()
-        self.labels[self.windows.record[~sound.numpy()[:, 0]]] = UNKNOWN
+        unsound = np.zeros(len(labels), bool)
+        unsound[self.windows.record[~sound.numpy()[:, 0]]] = True
+        self.labels = without(labels, unsound)
         self._key = np.array([_content_key(row) for row in self.features.numpy()], np.uint64)
 
     def batches(self, windows: Integers) -> Iterator[Batch]:
@@ -317,11 +336,13 @@ def dummies(num_rows: int, length: int, pad: int) -> tuple[Integers, Integers]:
     return np.full((num_rows, length), pad, np.int64), mask
 
 
-def _placed(labels: Integers, rows: Integers, num_rows: int) -> tuple[Tensor, Tensor]:
-    placed = np.zeros(num_rows, np.int64)
+def _placed(labels: Targets, rows: Integers, num_rows: int) -> tuple[Tensor, Tensor]:
+    """Targets and weights of all rows: zero in those of nobody and of records without a label of the plan."""
+    sound = known(labels)
+    placed = np.zeros((num_rows, *labels.shape[1:]), np.int64 if labels.ndim == 1 else np.float32)
     weights = np.zeros(num_rows, np.float32)
-    placed[rows] = np.where(labels == UNKNOWN, 0, labels)
-    weights[rows] = labels != UNKNOWN
+    placed[rows[sound]] = labels[sound]
+    weights[rows] = sound
     return torch.from_numpy(placed), torch.from_numpy(weights)
 
 

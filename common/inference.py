@@ -16,7 +16,7 @@ def record_logits(classifier: Classifier, examples: Examples) -> Floats:
     """Logits of every record, float32 [N, L]: the mean over its windows. They may hold values that are not finite:
     nan for a record that cannot be computed."""
     layer = classifier.last_layer() if isinstance(examples, FeatureExamples) else classifier
-    return examples.windows.mean(_outputs(layer, examples, len(classifier.plan.task.labels)))
+    return examples.windows.mean(_outputs(layer, examples, classifier.task.num_outputs))
 
 
 def frozen_features(classifier: Classifier, tokens: TokenExamples) -> FeatureExamples:

@@ -6,6 +6,7 @@ from privet.common.adapter import AdapterSpec, Entry, Role
 from privet.common.architecture import LAST_LAYER, Architecture, check_length, read_architecture
 from privet.common.config import Plan
 from privet.common.errors import ModelError
+from privet.common.tasks.base import task_of
 from privet.common.weights import Stored, check_encoder, other_shape, stored_arrays
 
 
@@ -30,7 +31,7 @@ def adapter_spec(plan: Plan, folder: Path) -> AdapterSpec | None:
     check_encoder(architecture, stored, folder)
     mean = plan.model.pooling == "mean"
     prefix = "" if mean else architecture.prefix
-    width, rank, num_labels = architecture.width, plan.lora.rank, len(plan.task.labels)
+    width, rank, num_labels = architecture.width, plan.lora.rank, task_of(plan.task).num_outputs
     entries = []
     for index in range(first_layer, architecture.depth):
         for target in plan.lora.targets:

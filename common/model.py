@@ -26,6 +26,7 @@ from privet.common.base import base_digest, checked_base, resolve_base
 from privet.common.config import Plan
 from privet.common.errors import ModelError
 from privet.common.initial import derived_adapter, initial_adapter
+from privet.common.tasks.base import task_of
 from privet.common.tokenizer_rules import plain_tokenizer
 
 __all__ = [
@@ -53,6 +54,7 @@ class Classifier(nn.Module):
     def __init__(self, plan: Plan, encoder: nn.Module, head: nn.Linear | None, new: frozenset[str], kind: str) -> None:
         super().__init__()
         self.plan, self.encoder, self.head = plan, encoder, head
+        self.task = task_of(plan.task)
         self.model_type = kind
         last = LAST_LAYER[kind]
         self._parameters_by_name: dict[str, nn.Parameter] = {}
@@ -191,7 +193,7 @@ def build_classifier(plan: Plan, folder: Path) -> Classifier:
         use_safetensors=True,
         **_NO_DROPOUT[kind],
     )
-    labels = plan.task.labels
+    labels = task_of(plan.task).output_names
     try:
         with _quiet_loading():
             if plan.model.pooling == "cls":

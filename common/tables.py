@@ -5,12 +5,13 @@ and leaves its neighbours untouched; nothing here shows a cell. Nothing is writt
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
 from privet.common import delimited
-from privet.common.columns import Rows, Table, as_text, candidates, plain, positions
+from privet.common.columns import Rows, Table, as_text, candidates, joined_text, plain, positions
 from privet.common.decoding import MARK, MARKING, text_codec
 from privet.common.errors import DataError
 
@@ -20,7 +21,14 @@ FORMATS = ("csv", "tsv", "jsonl", "parquet")
 _SUFFIXES = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 
 
-def read_columns(path: Path, columns: Sequence[str], *, format: str | None = None, encoding: str = "utf-8") -> Table:
+def read_columns(
+    path: Path,
+    columns: Sequence[str],
+    *,
+    format: str | None = None,
+    encoding: str = "utf-8",
+    lists: Mapping[str, str] | None = None,
+) -> Table:
     """Read the named columns; `format` is one of FORMATS, or by the file's suffix.
 
     CSV and TSV have a header line, double quotes, and line breaks inside quotes; blank lines are skipped. A row is
@@ -30,7 +38,8 @@ def read_columns(path: Path, columns: Sequence[str], *, format: str | None = Non
 
     Values that are not text become text: true and false; whole numbers as digits, also when written 3.0; other numbers
     in their shortest form; dates in ISO form. null, NaN and infinities become None, as does a key that is absent.
-    A file with a header and no row gives an empty table.
+    A file with a header and no row gives an empty table. lists: columns in which JSON lines and Parquet may hold a list
+    of values, and what is put between these.
 
     Raises: DataError when the file is missing, empty or not of its format, a column is absent, or the format or
     encoding is unknown.
@@ -48,10 +57,10 @@ def read_columns(path: Path, columns: Sequence[str], *, format: str | None = Non
     try:
         _check_file(path)
         if kind == "parquet":
-            return _read_parquet(path, wanted, codec)
+            return _read_parquet(path, wanted, codec, lists or {})
         with path.open(encoding=codec, errors=MARKING, newline="\n" if kind == "jsonl" else "") as file:
             if kind == "jsonl":
-                return _read_json_lines(file, path, wanted)
+                return _read_json_lines(file, path, wanted, lists or {})
             return _read_delimited(file, path, wanted, "," if kind == "csv" else "\t")
     except OSError as error:
         problem = f"cannot be read ({error.strerror or 'input or output failed'})."
@@ -91,10 +100,10 @@ def _read_delimited(file: TextIO, path: Path, wanted: Sequence[str], delimiter: 
     return found.table()
 
 
-def _read_json_lines(file: TextIO, path: Path, wanted: Sequence[str]) -> Table:
+def _read_json_lines(file: TextIO, path: Path, wanted: Sequence[str], lists: Mapping[str, str]) -> Table:
     found, absent = Rows(wanted), set(map(plain, wanted))
     names: dict[str, None] | None = None  # those that every row has: the others may be content
-    decoder = json.JSONDecoder(object_pairs_hook=_members)
+    decoder, texts = json.JSONDecoder(object_pairs_hook=_members), [_text_of(column, lists) for column in wanted]
     for number, line in enumerate(file, start=1):
         line = line.removeprefix("\ufeff").strip() if number == 1 else line.strip()
         if not line:
@@ -109,7 +118,10 @@ def _read_json_lines(file: TextIO, path: Path, wanted: Sequence[str]) -> Table:
                         absent.difference_update(map(plain, record))
                     if not all(column in record for column in wanted):
                         record = {plain(key): value for key, value in record.items()} | record
-                    values = [as_text(record.get(column, record.get(plain(column)))) for column in wanted]
+                    values = [
+                        text(record.get(column, record.get(plain(column))))
+                        for column, text in zip(wanted, texts, strict=True)
+                    ]
             except (ValueError, TypeError, RecursionError):
                 values = None
         if values is None:
@@ -122,6 +134,11 @@ def _read_json_lines(file: TextIO, path: Path, wanted: Sequence[str]) -> Table:
     return found.table()
 
 
+def _text_of(column: str, lists: Mapping[str, str]) -> Callable[[object], str | None]:
+    """What makes a value of this column text."""
+    return partial(joined_text, separator=lists[column]) if column in lists else as_text
+
+
 def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A JSON object whose names are distinct: which of two units a row belongs to is not guessed."""
     record = dict(pairs)
@@ -130,7 +147,7 @@ def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return record
 
 
-def _read_parquet(path: Path, wanted: Sequence[str], codec: str) -> Table:
+def _read_parquet(path: Path, wanted: Sequence[str], codec: str, lists: Mapping[str, str]) -> Table:
     import pyarrow
     from pyarrow import parquet
 
@@ -140,12 +157,15 @@ def _read_parquet(path: Path, wanted: Sequence[str], codec: str) -> Table:
             names: list[str] = file.schema_arrow.names
             kept = [names[position] for position in positions(names, wanted, str(path))]
             for batch in file.iter_batches(columns=kept, use_threads=False):
-                decoded = [_scalars(batch.column(name), codec) for name in kept]
+                decoded = [
+                    _values(batch.column(name), codec, _text_of(column, lists), is_list=column in lists)
+                    for name, column in zip(kept, wanted, strict=True)
+                ]
                 for row in zip(*(values for values, _ in decoded), strict=True):
                     number += 1
                     try:
                         texts = [text(value) for (_, text), value in zip(decoded, row, strict=True)]
-                    except UnicodeDecodeError:
+                    except (UnicodeDecodeError, ValueError):
                         found.unreadable.append(number)
                     else:
                         found.add(number, texts)
@@ -157,6 +177,17 @@ def _read_parquet(path: Path, wanted: Sequence[str], codec: str) -> Table:
         mend = "give a whole, unencrypted Parquet file whose named columns hold text, numbers or dates."
         raise DataError("cannot be read as Parquet.", where=str(path), mend=mend)
     return found.table()
+
+
+def _values(
+    array: Any, codec: str, text: Callable[[object], str | None], *, is_list: bool
+) -> tuple[list[Any], Callable[[Any], str | None]]:
+    """As `_scalars`; a list is read whole."""
+    from pyarrow import types
+
+    if is_list and (types.is_list(array.type) or types.is_large_list(array.type)):
+        return array.to_pylist(), text
+    return _scalars(array, codec)
 
 
 def _scalars(array: Any, codec: str) -> tuple[list[Any], Callable[[Any], str | None]]:

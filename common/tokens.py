@@ -6,8 +6,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from privet.common.tasks.targets import without
+
 if TYPE_CHECKING:
     from privet.common.examples import Integers, TokenExamples
+    from privet.common.tasks.targets import Targets
 
 _TEXTS_AT_ONCE = 2048
 _CHARACTERS_AT_ONCE = 2**21  # the tokenizer needs some hundred bytes for each
@@ -17,7 +20,7 @@ _LEAST_CHARACTERS = 4096
 
 def tokenise(
     texts: Sequence[str],
-    labels: "Integers",
+    labels: "Targets",
     units: "Integers",
     num_units: int,
     tokenizer: Any,
@@ -33,11 +36,11 @@ def tokenise(
     The tokenizer is not to be trusted: a record that it fails on, or for which it gives ids outside the `vocabulary`,
     becomes one padding token with no label. No record can raise.
     """
-    from privet.common.examples import UNKNOWN, TokenExamples, Units, Windows  # with torch; the rest needs none
+    from privet.common.examples import TokenExamples, Units, Windows  # with torch; the rest needs none
 
     pad = padding(tokenizer, vocabulary)
     ids, counts, usable = token_rows(texts, tokenizer, pad, buckets[-1], vocabulary, windows=windows, stride=stride)
-    labels = np.where(usable, labels, UNKNOWN)
+    labels = without(labels, ~usable)
     return TokenExamples(ids, labels, Units(units, num_units), buckets, pad, Windows(counts))
 
 

@@ -49,7 +49,7 @@ def run_server(
     base = checked_base(plan.model.base, plan.model.sha256)
     certificates = load_certificates(server)
     allowed = load_sites(server.sites)
-    public = load_public(server.public, plan.task.labels) if server.public is not None else None
+    public = load_public(server.public, plan.task) if server.public is not None else None
     classifier = build_classifier(plan, base)
     start = load_start(plan, server, classifier, base)
     frozen = method.frozen_features(classifier.spec)

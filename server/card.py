@@ -15,6 +15,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from privet.common.config import Plan
 from privet.common.privacy.statement import FALSE_POSITIVE_RATE, Statement
+from privet.common.tasks.base import task_of
+from privet.common.tasks.score import score_of
 
 NOT_COVERED = (
     "A site whose computer is compromised.",
@@ -94,7 +96,9 @@ def model_card(
             statements=dict(sorted(statements.items())),
             unguaranteed=[name for name, statement in sorted(statements.items()) if not statement.guarantee],
             groups=_grouped(statements),
-            at_sites=at_sites if at_sites and at_sites["accuracy"] is not None else None,
+            score=task_of(plan.task).score_name,
+            score_of=score_of,
+            at_sites=at_sites if score_of(at_sites) is not None else None,
             earlier=earlier,
             results=results,
             recall=list((results or {}).get("recall", {}).items())[:_MAX_LABELS],

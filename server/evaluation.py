@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from privet.common.adapter import Arrays
-from privet.common.config import Plan, PublicData
+from privet.common.config import Plan, PublicData, TaskSpec
 from privet.common.errors import DataError
 from privet.common.tables import read_columns
-from privet.common.tasks.classification import PublicMetrics, public_metrics
+from privet.common.tasks.base import Public, task_of
+from privet.common.tasks.targets import Targets, known
 from privet.common.tokens import tokenise
 
 if TYPE_CHECKING:
@@ -17,22 +18,27 @@ if TYPE_CHECKING:
     from privet.common.model import Classifier
 
 
-def load_public(data: PublicData, labels: Sequence[str]) -> tuple[list[str], list[int]]:
-    """Texts and label indices of the public file; rows without text or with a label outside the plan are left out.
+def load_public(data: PublicData, task: TaskSpec | Sequence[str]) -> tuple[list[str], Targets]:
+    """Texts and targets of the public file; rows without text or with a label outside the plan are left out.
+
+    task: the plan's; labels alone are those of a classification.
 
     Raises: DataError.
     """
-    table = read_columns(data.source, [data.text, data.label], encoding=data.encoding)
-    known = {label: index for index, label in enumerate(labels)}
-    texts: list[str] = []
-    truth: list[int] = []
-    for text, label in zip(table.columns[data.text], table.columns[data.label], strict=True):
-        if len(texts) >= data.limit:
-            break
-        index = known.get(data.label_map.get((label or "").strip(), (label or "").strip()))
-        if text and text.strip() and index is not None:
-            texts.append(text)
-            truth.append(index)
+    lists = {data.label: data.label_separator}
+    table = read_columns(data.source, [data.text, data.label], encoding=data.encoding, lists=lists)
+    chosen = task_of(task)
+    plan = {label: index for index, label in enumerate(chosen.spec.labels)}
+    local = {name: plan[label] for name, label in data.label_map.items() if label in plan}
+    mapped = {label: index for label, index in plan.items() if label not in data.label_map} | local
+    rows = [
+        (text, (label or "").strip())
+        for text, label in zip(table.columns[data.text], table.columns[data.label], strict=True)
+        if text and text.strip()
+    ]
+    truth = chosen.targets([label for _, label in rows], mapped, data.label_separator)
+    kept = np.flatnonzero(known(truth))[: data.limit]
+    texts, truth = [rows[row][0] for row in kept], truth[kept]
     if not texts:
         raise DataError(
             "no row has both text and one of the plan's labels.",
@@ -51,21 +57,21 @@ class PublicEvaluator:
         classifier: "Classifier",
         tokenizer: object,
         texts: Sequence[str],
-        truth: Sequence[int],
+        truth: Targets,
         frozen: bool,
     ) -> None:
         from privet.common.inference import frozen_features
 
-        self._plan, self._classifier = plan, classifier
-        self._truth = np.asarray(truth, np.int64)
+        self._task, self._classifier = task_of(plan.task), classifier
+        self._truth = np.asarray(truth)
         units = np.arange(len(texts))
         settings: dict[str, int] = {"windows": plan.task.windows, "stride": plan.task.stride}
         tokens = tokenise(texts, self._truth, units, len(texts), tokenizer, plan.task.buckets, **settings)
         self._examples: Examples = frozen_features(classifier, tokens) if frozen else tokens
 
-    def __call__(self, arrays: Arrays) -> PublicMetrics:
+    def __call__(self, arrays: Arrays) -> Public:
         """Metrics of the adapter `arrays` on the public file."""
         from privet.common.inference import record_logits
 
         self._classifier.write(arrays)
-        return public_metrics(record_logits(self._classifier, self._examples), self._truth, self._plan.task.labels)
+        return self._task.public_metrics(record_logits(self._classifier, self._examples), self._truth)

@@ -10,6 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 from privet.common.exporter import Exporter
 from privet.common.live import Event, Listener
+from privet.common.tasks.score import score_of
 
 _BUCKETS = (0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200)
 
@@ -61,7 +62,7 @@ class ServerExporter(Exporter):
         if kind == "started":
             self._planned.set(event["rounds"])
         elif kind == "initial":
-            self._accuracy.set(event["public"]["accuracy"])
+            self._accuracy.set(score_of(event["public"]) or 0.0)
         elif kind == "waiting":
             self._ready.set(len(event["ready"]))
         elif kind == "round_started":
@@ -83,7 +84,7 @@ class ServerExporter(Exporter):
             for code in part.get("failed", {}).values():
                 self._replies.labels(str(code)).inc()
         if event["public"]:
-            self._accuracy.set(event["public"]["accuracy"])
+            self._accuracy.set(score_of(event["public"]) or 0.0)
 
 
 class _Live:

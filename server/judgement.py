@@ -15,6 +15,7 @@ from typing import Any
 
 from privet.common.adapter import Arrays
 from privet.common.config.plan import EvaluationSpec
+from privet.common.tasks.score import score_of
 
 NO_PUBLIC = (
     "the plan keeps the best round, or stops early, by public accuracy, and there is no public file: the run goes to "
@@ -24,7 +25,7 @@ NO_PUBLIC = (
 
 @dataclass(frozen=True)
 class Judged:
-    """A round's accuracy by the plan's metric, and the standard error of the noise in it."""
+    """A round's accuracy, or other score of the task, by the plan's metric, and the standard error of its noise."""
 
     round: int
     accuracy: float
@@ -63,9 +64,10 @@ def goes_by_public(spec: EvaluationSpec) -> bool:
 def judged(row: Mapping[str, Any], spec: EvaluationSpec) -> Judged | None:
     """What the event of a round says by the plan's metric; None where it was not measured or the noise drowned it."""
     measured = row.get(spec.metric)
-    if not row["aggregated"] or not measured or measured["accuracy"] is None:
+    value = score_of(measured)
+    if not row["aggregated"] or not measured or value is None:
         return None
-    return Judged(int(row["round"]), float(measured["accuracy"]), float(measured.get("noise_error") or 0.0))
+    return Judged(int(row["round"]), value, float(measured.get("noise_error") or 0.0))
 
 
 def kept_round(history: Iterable[Mapping[str, Any]], spec: EvaluationSpec) -> Mapping[str, Any] | None:

@@ -13,6 +13,7 @@ from privet.common.errors import TransportError
 from privet.common.live import Listener
 from privet.common.messages import max_reply_bytes
 from privet.server.fleet import Fleet
+from privet.server.metrics import plan_cells
 
 
 def lock(server: ServerSpec) -> int:
@@ -64,7 +65,7 @@ def serving(
         allowed=allowed,
         on_refusal=lambda refused: on_event({"event": "refused_key", **asdict(refused)}),
     )
-    fleet.max_reply_bytes = max_reply_bytes(spec.size + len(federation.task.labels) ** 2)  # an update, or counts
+    fleet.max_reply_bytes = max_reply_bytes(spec.size + plan_cells(federation))  # an update, or counts
     try:
         fleet.start()
         yield fleet

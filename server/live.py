@@ -12,11 +12,11 @@ from rich.text import Text
 
 from privet.common import live
 from privet.common.live import Event, Listener
+from privet.common.tasks.score import score_name, score_of
 from privet.common.terminal import printable
 from privet.server import rehearsal_words
 
 _LINE = 300  # characters of one drawn line
-_METRICS = {"public": "public accuracy", "sites": "accuracy at the sites"}
 _WORDS = {
     "ok": "agreed",
     "pending": "waits for its operator's approval",
@@ -48,10 +48,26 @@ def sites_accuracy(sites: Mapping[str, Any] | None) -> str:
     """
     if sites is None:
         return "no site's metrics came"
-    if sites["accuracy"] is None:
-        return "accuracy at the sites: lost in the privacy noise"
+    name, value = score_name(sites), score_of(sites)
+    if value is None:
+        return f"{name} at the sites: lost in the privacy noise"
     share = f"{100 * sites['noise_share']:.0f} % of the variance is privacy noise"
-    return f"accuracy at the sites {sites['accuracy']:.3f} ± {sites['error']:.3f} ({share})"
+    return f"{name} at the sites {value:.3f} ± {sites['error']:.3f} ({share})"
+
+
+def public_score(public: Mapping[str, Any]) -> str:
+    """What the public metrics say in short.
+
+    >>> public_score({"accuracy": 0.8125})
+    'public accuracy 0.812'
+    """
+    return f"public {score_name(public)} {score_of(public) or 0.0:.3f}"
+
+
+def _metric(event: Event) -> str:
+    """What a run went by: the plan's score, on the public file or at the sites."""
+    name = score_name(event)
+    return f"{name} at the sites" if event["metric"] == "sites" else f"public {name}"
 
 
 _UNSEEN = "not seen yet"
@@ -75,6 +91,7 @@ class View:
     round: int = 0
     accuracy: list[float] = field(default_factory=list)
     sites: dict[str, _Site] = field(default_factory=dict)
+    public_words: str = ""  # of the latest public metrics
     sites_words: str = ""  # of the latest evaluation at the sites
     status: str = "starting"
 
@@ -105,8 +122,12 @@ class View:
         return "; ".join(f"{count:,} sites: {in_words(code)}" for code, count in event["codes"].items())
 
     def _on_initial(self, event: dict[str, Any]) -> str:
-        self.accuracy.append(event["public"]["accuracy"])
-        return f"before the first round: public accuracy {self.accuracy[-1]:.3f}"
+        self._judged(event["public"])
+        return f"before the first round: {self.public_words}"
+
+    def _judged(self, public: Mapping[str, Any]) -> None:
+        self.accuracy.append(score_of(public) or 0.0)
+        self.public_words = public_score(public)
 
     def _on_online(self, event: dict[str, Any]) -> None:
         for name, site in self.sites.items():
@@ -160,8 +181,8 @@ class View:
         if not event["aggregated"]:
             words.append("too few sound updates: nothing was changed")
         if event["public"]:
-            self.accuracy.append(event["public"]["accuracy"])
-            words.append(f"public accuracy {self.accuracy[-1]:.3f}")
+            self._judged(event["public"])
+            words.append(self.public_words)
         return "; ".join([*words, *self._evaluated(event)])
 
     def _evaluated(self, event: dict[str, Any]) -> list[str]:
@@ -178,11 +199,11 @@ class View:
         return words + [f"no metrics from {name}: {in_words(code)}" for name, code in evaluation["failed"].items()]
 
     def _on_stopped_early(self, event: dict[str, Any]) -> str:
-        what = f"no better {_METRICS[event['metric']]} in {event['judgements']} judgements"
+        what = f"no better {_metric(event)} in {event['judgements']} judgements"
         return f"stopped early after round {event['round']}: {what}"
 
     def _on_kept(self, event: dict[str, Any]) -> str:
-        return f"kept: the adapter of round {event['best']}, {_METRICS[event['metric']]} {event['accuracy']:.3f}"
+        return f"kept: the adapter of round {event['best']}, {_metric(event)} {event['accuracy']:.3f}"
 
     def _on_enrolled(self, event: dict[str, Any]) -> str:
         for name in event["sites"]:
@@ -230,7 +251,7 @@ class View:
             table.add_row(_cell(name), link, _cell(site.state), str(site.rounds), cost)
         done = int(24 * self.round / self.total) if self.total else 0
         bar = Text("━" * done, "green") + Text("━" * (24 - done), "dim")
-        accuracy = f"  public accuracy {self.accuracy[-1]:.3f} {_spark(self.accuracy)}" if self.accuracy else ""
+        accuracy = f"  {self.public_words} {_spark(self.accuracy)}" if self.accuracy else ""
         accuracy += f"  {self.sites_words}" if self.sites_words else ""
         title, status = printable(self.title, _LINE), printable(self.status, _LINE)
         return Group(Text(title, "bold") + Text(f"  {status}"), bar + Text(accuracy), table)

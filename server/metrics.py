@@ -17,7 +17,7 @@ from privet.common.config import Plan
 from privet.common.errors import Code
 from privet.common.messages import COUNTS
 from privet.common.privacy.statement import Statement
-from privet.common.tasks.classification import NoisedMetrics, noised_metrics, num_cells, predicted_standard_error
+from privet.common.tasks.base import Noised, task_of
 from privet.server.roster import Roster, sound_reply
 
 _MAX_COUNT = 2.0**31  # no site has as many units
@@ -43,29 +43,35 @@ class Stated:
 
     noise_multiplier: float  # σ, on each cell
     units: float  # validation units that it implies: declared, not counted
+    most: tuple[float, float] = (1.0, 1.0)  # what a unit adds to the sum of all cells, and to one, at most
 
     def allows(self, counts: Floats) -> bool:
         """Whether counts [cells] may be those of so many units and such noise, had it declared half of its units.
 
-        The total: at most 2 N + 6 √N + 6 σ √cells, √N for units that are parted at random, and at least -6 σ √cells.
-        Each cell: at least -6 σ, and at most what the total may be: else one could grow at another's expense.
+        The total: at most 2 N + 6 √N + 6 σ √cells, √N for units that are parted at random, and at least -6 σ √cells;
+        N and √N times what a unit may add. Each cell: at least -6 σ, and at most what the total may be, with what a
+        unit may add to a cell: else one could grow at another's expense.
         """
         noise = _DEVIATIONS * self.noise_multiplier
         spread = noise * math.sqrt(counts.size)
         slack = 1e-3 + 1e-6 * spread  # float32
-        most = _DECLARED_OFF * self.units + _DEVIATIONS * math.sqrt(self.units) + spread + slack
+        units = _DECLARED_OFF * self.units + _DEVIATIONS * math.sqrt(self.units)
+        most, most_of_one = (part * units + spread + slack for part in self.most)
         cells = counts.astype(np.float64)
         total = float(cells.sum())
-        return -spread - slack <= total <= most and bool((cells >= -noise - slack).all() and (cells <= most).all())
+        sound = (cells >= -noise - slack) & (cells <= most_of_one)
+        return -spread - slack <= total <= most and bool(sound.all())
 
 
-def stated(statement: Statement) -> Stated:
-    """From the statement of a site that releases metrics: N = B / (q f) (1 - f), f the part of units that train."""
+def stated(statement: Statement, most: tuple[float, float] = (1.0, 1.0)) -> Stated:
+    """From the statement of a site that releases metrics: N = B / (q f) (1 - f), f the part of units that train.
+
+    most: of the plan's task."""
     if statement.evaluation is None:
         raise ValueError("Expected a statement with an evaluation.")
     fraction = statement.train_fraction
     units = statement.expected_batch / statement.sample_rate / fraction * (1 - fraction)
-    return Stated(statement.evaluation.noise_multiplier, min(units, _MAX_COUNT))
+    return Stated(statement.evaluation.noise_multiplier, min(units, _MAX_COUNT), most)
 
 
 @dataclass
@@ -82,11 +88,12 @@ class Evaluation:
     def ask(self, plan: Plan, roster: Roster, grid: Grid) -> list[int]:
         """The nodes to ask: sites that are ready and stated that they release just what the plan asks for."""
         release, statements = plan.evaluation.release, roster.statements
+        most = (1.0, 1.0) if release == "none" else task_of(plan.task).most(release)
         for name, node in roster.ready(grid).items():
             part = statements[name].evaluation
             if release in statements[name].released and part is not None and part.release == release:
                 self.asked[node] = name
-                self.stated[name] = stated(statements[name])
+                self.stated[name] = stated(statements[name], most)
         return list(self.asked)
 
     def collect(self, replies: Iterable[Message], plan: Plan, roster: Roster) -> None:
@@ -107,7 +114,7 @@ class Evaluation:
                 code = Code.BAD_REQUEST
             self.failed[name] = str(code)
 
-    def pooled(self, plan: Plan) -> NoisedMetrics | None:
+    def pooled(self, plan: Plan) -> Noised | None:
         """Metrics of the cells summed over the sites that answered and are not left out; None where none answered."""
         release = plan.evaluation.release
         if not self.answered or release == "none":
@@ -116,7 +123,7 @@ class Evaluation:
         self.left_out = sorted(set(self.answered) - set(names))
         total = np.sum([self.answered[name].astype(np.float64) for name in names], axis=0)
         variance = math.fsum(self.stated[name].noise_multiplier ** 2 for name in names)
-        return noised_metrics(release, total, variance, plan.task.labels)
+        return task_of(plan.task).noised_metrics(release, total, variance)
 
     def to_json(self) -> dict[str, object]:
         """Who answered, for the round's event."""
@@ -143,12 +150,12 @@ def pool(sites: dict[str, Stated], plan: Plan) -> list[str]:
         return []
     order = sorted(sites, key=lambda name: (sites[name].noise_multiplier / max(sites[name].units, 1.0), name))
     errors: list[float] = []
-    variance = units = 0.0
+    task, variance, units = task_of(plan.task), 0.0, 0.0
     for name in order:
         variance += sites[name].noise_multiplier ** 2
         units += sites[name].units
         whole = max(1, round(units))
-        noise = predicted_standard_error(release, len(plan.task.labels), math.sqrt(variance), whole)
+        noise = task.predicted_standard_error(release, math.sqrt(variance), whole)
         errors.append(math.hypot(noise, 0.5 / math.sqrt(whole)))
     least = min(errors)
     taken = max(index for index, error in enumerate(errors, start=1) if error <= least)
@@ -158,7 +165,7 @@ def pool(sites: dict[str, Stated], plan: Plan) -> list[str]:
 def plan_cells(plan: Plan) -> int:
     """Numbers in one reply to an evaluation; 0 where the plan asks for none."""
     release = plan.evaluation.release
-    return 0 if release == "none" else num_cells(release, len(plan.task.labels))
+    return 0 if release == "none" else task_of(plan.task).num_cells(release)
 
 
 def _sound(counts: Floats, shape: tuple[int, ...], stated: Stated) -> bool:

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from privet.common.config import Federation
 from privet.common.errors import PrivetError
 from privet.common.live import Event, Listener
+from privet.common.tasks.score import ACCURACY, score_name, score_of
 from privet.common.terminal import printable
 
 _LEAST_SECONDS = 0.5  # between two writes
@@ -64,6 +65,7 @@ class ServerStatus(BaseModel):
     sites: dict[str, SiteStatus] = {}
     accuracy: float | None = None  # on the public text, the last
     sites_accuracy: float | None = None  # noised, the last
+    score: str = ACCURACY  # what both are
     bytes_up: int = 0
     bytes_down: int = 0
     run: str | None = None
@@ -210,12 +212,12 @@ class StatusKeeper:
         for name, code in event["failed"].items():
             self._site(name).code = code
         if event["public"]:
-            status.accuracy = event["public"]["accuracy"]
+            status.accuracy, status.score = score_of(event["public"]), score_name(event["public"])
         if event["sites"]:
-            status.sites_accuracy = event["sites"]["accuracy"]
+            status.sites_accuracy = score_of(event["sites"])
 
     def _on_initial(self, event: dict[str, Any]) -> None:
-        self.status.accuracy = event["public"]["accuracy"]
+        self.status.accuracy, self.status.score = score_of(event["public"]), score_name(event["public"])
 
     def _on_run_folder(self, event: dict[str, Any]) -> None:
         self.status.run = event["path"]

@@ -11,7 +11,6 @@ other content, which every site refuses. Such a round is lost: it is told so, no
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
@@ -24,7 +23,8 @@ from privet.common.errors import Code, WireError
 from privet.common.live import Event, Listener
 from privet.common.messages import EvaluateBody, FinishBody, Request, TrainBody, to_record
 from privet.common.methods import State, Stated, Update, aggregation_weights, method_for
-from privet.common.tasks.classification import PublicMetrics
+from privet.common.tasks.base import Public, task_of
+from privet.common.tasks.score import ACCURACY
 from privet.server.asked import Asked
 from privet.server.checkpoint import Checkpoint
 from privet.server.heads import Heads
@@ -58,7 +58,7 @@ class PrivetStrategy(Strategy):  # type: ignore[misc]
         pause: Callable[[float], None],
         wait: float,
         on_event: Listener,
-        evaluate: Callable[[dict[str, Floats]], PublicMetrics] | None = None,
+        evaluate: Callable[[dict[str, Floats]], Public] | None = None,
         keep: Callable[[Checkpoint], object] | None = None,
         heads: Heads | None = None,
         session_of: Callable[[int], object] = lambda _node: None,
@@ -341,6 +341,8 @@ class PrivetStrategy(Strategy):  # type: ignore[misc]
         if best is None:  # nothing was judged: the last round stays
             return
         told: Event = {"best": best.round, "accuracy": best.accuracy, "metric": self.plan.evaluation.metric}
+        if (name := task_of(self.plan.task).score_name) != ACCURACY:
+            told["score_name"] = name
         if self.completed < training.rounds and self.standing.is_over(self.plan.evaluation):
             waited = self.standing.waited
             self._on_event({"event": "stopped_early", "round": number, "judgements": waited, **told})
@@ -351,7 +353,7 @@ class PrivetStrategy(Strategy):  # type: ignore[misc]
     def _judge(self, number: int) -> dict[str, object] | None:
         if self._evaluate is None:
             return None
-        public = asdict(self._evaluate(self.state.arrays))
+        public = self._evaluate(self.state.arrays).to_json()
         if number == 0:
             self._on_event({"event": "initial", "public": public})
         return public

@@ -22,7 +22,6 @@ from privet.common.config import Plan, SimulationSpec
 from privet.common.errors import RunError
 from privet.common.examples import Examples
 from privet.common.live import Listener
-from privet.common.tasks.classification import exact_accuracy
 from privet.server.checkpoint import write_durably
 from privet.simulations.baselines_words import SEEN_BY_SIMULATION, html_table, site_words, terminal_table
 from privet.simulations.data import Records, SimulationData
@@ -174,7 +173,7 @@ class _Judge:
                 _, held = part.split(plan.training.train_fraction)
                 if held.num_units:
                     self._held[name] = simulator.trainer.prepare(held)
-        self._labels, self._num_public = len(plan.task.labels), len(simulator.data.test_texts)
+        self._num_public = len(simulator.data.test_texts)
 
     def row(
         self,
@@ -221,7 +220,7 @@ class _Judge:
         if held is None:
             return Score(_accuracy(run)), 0.0
         cells = exact_cells(self._simulator.trainer, run.arrays, held, "accuracy")
-        own = exact_accuracy("accuracy", cells, self._labels)
+        own = self._simulator.trainer.task.exact_score("accuracy", cells)
         return Score(_accuracy(run), None if math.isnan(own) else own), float(cells.sum())
 
 

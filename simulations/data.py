@@ -8,10 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privet.client.split import point, split_key, taken, trains
-from privet.common.config import SimulationSpec
+from privet.common.config import SimulationSpec, TaskSpec
 from privet.common.errors import ConfigError, DataError
 from privet.common.tables import Table, read_columns
-from privet.common.tasks.counts import UNKNOWN
+from privet.common.tasks.base import task_of
+from privet.common.tasks.multilabel import codes
+from privet.common.tasks.targets import Targets, known, per_label
 from privet.simulations.partition import partition
 
 Integers = NDArray[np.int64]
@@ -19,10 +21,11 @@ Integers = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Records:
-    """One virtual site's labelled texts: label indices [N], dense unit indices [N], each unit's place [num_units]."""
+    """One virtual site's labelled texts: targets of the plan's task, dense unit indices [N], each unit's place
+    [num_units]."""
 
     texts: list[str]
-    labels: Integers
+    labels: Targets
     units: Integers
     num_units: int
     points: NDArray[np.uint64]
@@ -53,7 +56,8 @@ class Records:
 
 @dataclass(frozen=True)
 class SimulationData:
-    """Everything that is simulated on. units: one id a row; columns: further ones, for `column:NAME` partitions."""
+    """Everything that is simulated on. units: one id a row; columns: further ones, for `column:NAME` partitions;
+    separator: between several labels of one row, where the plan's task has several."""
 
     texts: Sequence[str]
     labels: Sequence[str]
@@ -62,6 +66,7 @@ class SimulationData:
     test_texts: Sequence[str] = ()
     test_labels: Sequence[str] = ()
     by_record: bool = False
+    separator: str = ";"
 
     def __post_init__(self) -> None:
         if not len(self.texts) == len(self.labels) == len(self.units):
@@ -69,31 +74,47 @@ class SimulationData:
         if len(self.test_texts) != len(self.test_labels):
             raise ConfigError("Expected as many test labels as test texts.")
 
-    def sites(self, spec: str, labels: Sequence[str], *, num_sites: int, seed: int) -> dict[str, Records]:
-        """Virtual sites by name. A unit is at one site only, but where a column says otherwise.
+    def sites(self, spec: str, task: TaskSpec | Sequence[str], *, num_sites: int, seed: int) -> dict[str, Records]:
+        """Virtual sites by name. A unit is at one site only, but where a column says otherwise. task: the plan's;
+        labels alone are those of a classification. Where a row has several labels, it is parted by the first.
 
         Raises: ConfigError.
         """
-        units = None if self.by_record else self.units
-        rows = partition(spec, labels=self.labels, columns=self.columns, units=units, num_sites=num_sites, seed=seed)
+        units, labels = None if self.by_record else self.units, self.labels
+        if isinstance(task, TaskSpec) and task.kind == "multilabel":
+            labels = [next(iter(codes(cell, self.separator)), "") for cell in self.labels]
+        rows = partition(spec, labels=labels, columns=self.columns, units=units, num_sites=num_sites, seed=seed)
         width = len(str(max(0, len(rows) - 1)))
         named: dict[str, Records] = {}
         for index, chosen in enumerate(rows):
             name = _plain_name(f"site-{index:0{width}d}", named)
             if spec.startswith("column:") and len(chosen):
                 name = _plain_name(self.columns[spec.removeprefix("column:")][int(chosen[0])], named)
-            named[name] = self._take(chosen, labels, split_key(f"simulation {seed} {name}".encode()))
+            named[name] = self._take(chosen, task, split_key(f"simulation {seed} {name}".encode()))
         return named
 
-    def _take(self, rows: Integers, labels: Sequence[str], key: bytes) -> Records:
-        known = {label: index for index, label in enumerate(labels)}
+    def truth(self, task: TaskSpec | Sequence[str]) -> Targets:
+        """The targets of the test rows. Raises: ConfigError for a label that the plan does not have."""
+        found = self._targets(self.test_labels, task)
+        if not known(found).all():
+            raise ConfigError(
+                "a test row has a label that the plan does not have.", where="test_labels", mend="leave it out."
+            )
+        return found
+
+    def _targets(self, cells: Sequence[str], task: TaskSpec | Sequence[str]) -> Targets:
+        chosen = task_of(task)
+        plan = {label: index for index, label in enumerate(chosen.spec.labels)}
+        return chosen.targets(cells, plan, self.separator)
+
+    def _take(self, rows: Integers, task: TaskSpec | Sequence[str], key: bytes) -> Records:
         units: dict[str, int] = {}
         for row in rows:
             units.setdefault(str(row) if self.by_record else _plain_id(self.units[row]), len(units))
         members = [units[str(row) if self.by_record else _plain_id(self.units[row])] for row in rows]
         return Records(
             [self.texts[row] for row in rows],
-            np.array([known.get(self.labels[row], UNKNOWN) for row in rows], np.int64),
+            self._targets([self.labels[row] for row in rows], task),
             np.array(members, np.int64),
             len(units),
             np.array([point(key, unit.encode("utf-8", "surrogatepass")) for unit in units], np.uint64),
@@ -112,16 +133,16 @@ def _plain_name(value: str, taken: Mapping[str, object]) -> str:
     return name
 
 
-def load_data(spec: SimulationSpec, labels: Sequence[str]) -> SimulationData:
+def load_data(spec: SimulationSpec, task: TaskSpec | Sequence[str]) -> SimulationData:
     """The file that `[simulation]` names, or generated text where the plan's labels are those of a generator.
 
-    Raises: DataError, ConfigError.
+    task: the plan's; labels alone are those of a classification. Raises: DataError, ConfigError.
     """
     if spec.data is None:
-        return generated(labels, seed=spec.seed)
-    return from_table(
-        read_columns(spec.data, wanted_columns(spec), encoding=spec.encoding), spec, labels, str(spec.data)
-    )
+        return generated(task, seed=spec.seed)
+    lists = {spec.label: spec.label_separator}
+    table = read_columns(spec.data, wanted_columns(spec), encoding=spec.encoding, lists=lists)
+    return from_table(table, spec, task, str(spec.data))
 
 
 def wanted_columns(spec: SimulationSpec) -> list[str]:
@@ -132,7 +153,7 @@ def wanted_columns(spec: SimulationSpec) -> list[str]:
     return list(dict.fromkeys([spec.text, spec.label, *([] if spec.unit == "record" else [spec.unit]), *further]))
 
 
-def from_table(table: Table, spec: SimulationSpec, labels: Sequence[str], where: str) -> SimulationData:
+def from_table(table: Table, spec: SimulationSpec, task: TaskSpec | Sequence[str], where: str) -> SimulationData:
     """What the wanted columns hold; `where` names their source in errors. Raises: DataError."""
     by_record, wanted = spec.unit == "record", wanted_columns(spec)
     rows = [
@@ -150,19 +171,23 @@ def from_table(table: Table, spec: SimulationSpec, labels: Sequence[str], where:
         order = np.random.Generator(np.random.PCG64(spec.seed)).permutation(len(names))
         held = {names[index] for index in order[: max(1, len(names) // 5)]}
         test = np.array([unit in held for unit in units])
-    mapped = [
-        spec.label_map.get(local, local) for row in rows for local in [(table.columns[spec.label][row] or "").strip()]
-    ]
+    cells, chosen = [(table.columns[spec.label][row] or "").strip() for row in rows], task_of(task)
+    plan = {label: index for index, label in enumerate(chosen.spec.labels)}
+    if chosen.spec.kind == "multilabel":
+        parted = [codes(cell, spec.label_separator) for cell in cells]
+        mapped = [spec.label_separator.join(spec.label_map.get(code, code) for code in part) for part in parted]
+    else:
+        mapped = [spec.label_map.get(local, local) for local in cells]
+    targets = chosen.targets(mapped, plan, spec.label_separator)
     train = np.flatnonzero(~test)
     columns = {name: [(table.columns[name][rows[i]] or "").strip() for i in train] for name in wanted}
-    known = set(labels)
-    if not any(label in known for label in mapped):
+    if not per_label(targets, len(plan)).any():
         raise DataError(
             "no row has one of the plan's labels.",
             where=f"{where}: {spec.label}",
             mend="correct task.labels, simulation.label or simulation.label_map.",
         )
-    judged = [int(i) for i in np.flatnonzero(test) if mapped[i] in known]
+    judged = np.flatnonzero(test & known(targets)).tolist()
     texts = table.columns[spec.text]
     return SimulationData(
         texts=[texts[rows[i]] or "" for i in train],
@@ -172,22 +197,32 @@ def from_table(table: Table, spec: SimulationSpec, labels: Sequence[str], where:
         test_texts=[texts[rows[i]] or "" for i in judged],
         test_labels=[mapped[i] for i in judged],
         by_record=by_record,
+        separator=spec.label_separator,
     )
 
 
-def generated(labels: Sequence[str], *, seed: int = 0, num_sites: int = 3, num_units: int = 600) -> SimulationData:
-    """Hospital notes or bank complaints, whichever has these labels; `column:site` gives the generator's own sites.
+def generated(
+    task: TaskSpec | Sequence[str], *, seed: int = 0, num_sites: int = 3, num_units: int = 600
+) -> SimulationData:
+    """Hospital notes or bank complaints, whichever has these labels, or for several labels a note hospital notes that
+    speak of several specialties; `column:site` gives the generator's own sites.
 
-    Raises: ConfigError where neither has.
+    task: the plan's; labels alone are those of a classification. Raises: ConfigError where nothing fits it.
     """
     from privet.simulations.corpus import bank_complaints, hospital_notes, public_sample
     from privet.simulations.corpus.bank import LABELS as BANK
+    from privet.simulations.corpus.codes import coded_notes, public_coded_notes
     from privet.simulations.corpus.hospital import LABELS as HOSPITAL
 
-    if set(labels) == set(HOSPITAL):
+    spec = task_of(task).spec
+    labels = spec.labels
+    if spec.kind == "multilabel" and set(labels) == set(HOSPITAL):
+        test = public_coded_notes(num_sites=num_sites, seed=seed)
+        corpus = coded_notes(num_sites=num_sites, num_patients=num_units, seed=seed)
+    elif spec.kind == "classification" and set(labels) == set(HOSPITAL):
         test = public_sample("hospital", num_sites=num_sites, seed=seed)
         corpus = hospital_notes(num_sites=num_sites, num_patients=num_units, seed=seed)
-    elif set(labels) == set(BANK):
+    elif spec.kind == "classification" and set(labels) == set(BANK):
         test = public_sample("bank", num_sites=num_sites, seed=seed)
         corpus = bank_complaints(num_sites=num_sites, num_customers=num_units, seed=seed)
     else:

@@ -26,6 +26,7 @@ from privet.common.base import base_digest, resolve_base
 from privet.common.config import Federation, Plan, load_federation
 from privet.common.errors import RunError
 from privet.common.live import Listener
+from privet.common.tasks.score import score_of
 from privet.server.enrolment import create_federation, rewrite_invite
 from privet.server.judgement import kept_round
 from privet.simulations.corpus import hospital_notes, public_sample, write_csv
@@ -211,7 +212,7 @@ def _accuracy(run: Path, plan: Plan) -> float:
     """Public accuracy of the adapter that the run ended with."""
     events = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     kept = kept_round([event for event in events if event["event"] == "round"], plan.evaluation)
-    return float(kept["public"]["accuracy"]) if kept and kept["public"] else math.nan
+    return score_of(kept["public"]) or 0.0 if kept and kept["public"] else math.nan
 
 
 def _compare(federation: Federation) -> tuple[dict[str, float], float]:
@@ -221,10 +222,10 @@ def _compare(federation: Federation) -> tuple[dict[str, float], float]:
     from privet.simulations.run import Simulator
 
     plan = federation.plan
-    data = generated(plan.task.labels, num_sites=len(SITES), num_units=PATIENTS)
+    data = generated(plan.task, num_sites=len(SITES), num_units=PATIENTS)
     spec = SimulationSpec(partition="column:site", delta=DELTA)
     single = plan.model_copy(update={"cohort": plan.cohort.model_copy(update={"min_sites": 1})})
     simulator = Simulator(single, data)
-    sites = simulator.prepare(data.sites(spec.partition, plan.task.labels, num_sites=0, seed=0))
+    sites = simulator.prepare(data.sites(spec.partition, plan.task, num_sites=0, seed=0))
     alone = {name: simulator.run(sites.only(name), epsilon=EPSILON, spec=spec).accuracy for name in sites.names}
     return alone, simulator.run(sites, epsilon=float("inf"), spec=spec).accuracy

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privet.common.config import Plan
-from privet.common.tasks.counts import UNKNOWN
+from privet.common.tasks.targets import without
 from privet.common.tokens import padding, token_rows
 from privet.common.wordpiece import quick_tokenizer
 from privet.simulations.data import Records, SimulationData
@@ -23,7 +23,7 @@ def fill(plan: Plan, base: Path, sites: Mapping[str, Records], data: SimulationD
     tokenizer, vocabulary = quick_tokenizer(base), _vocabulary(base)
     pad, task = padding(tokenizer, vocabulary), plan.task
     labels = [records.labels for records in sites.values()]
-    labels.append(np.array([task.labels.index(label) for label in data.test_labels], np.int64))
+    labels.append(data.truth(task))
     texts = [text for records in sites.values() for text in records.texts]
     public_start = len(texts)
     ids, counts, usable = token_rows(
@@ -40,7 +40,7 @@ def fill(plan: Plan, base: Path, sites: Mapping[str, Records], data: SimulationD
         ids=np.concatenate(ids) if ids else np.zeros(0, np.int32),
         window_start=_starts([len(row) for row in ids]),
         record_start=_starts(counts),
-        labels=np.where(usable, np.concatenate(labels), UNKNOWN).astype(np.int32),
+        labels=without(np.concatenate(labels), ~usable),
         train=train,
         validation=validation,
         names=np.array([name.encode("ascii") for name in sites] or [b""], dtype=np.bytes_)[: len(sites)],

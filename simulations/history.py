@@ -29,6 +29,8 @@ from typing import TYPE_CHECKING, Any
 from privet.common.errors import Code, ConfigError
 from privet.common.privacy.horizon import horizon_epsilon
 from privet.common.privacy.statement import Statement
+from privet.common.tasks.base import task_of
+from privet.common.tasks.score import score_of
 from privet.server.card import loss_text
 
 if TYPE_CHECKING:
@@ -89,8 +91,9 @@ def _line(row: Row, truth: Mapping[int, float]) -> dict[str, object]:
     return {
         "round": number,
         "aggregated": row["aggregated"],
-        **{name: _number(public.get(name)) for name in ("accuracy", "macro_f1", "loss")},
-        "sites_accuracy": _number(sites.get("accuracy")),
+        "accuracy": _number(score_of(public)),
+        **{name: _number(public.get(name)) for name in ("macro_f1", "loss")},
+        "sites_accuracy": _number(score_of(sites)),
         "sites_error": _number(sites.get("error")),
         "sites_truth": truth.get(number, math.nan),
         **{name: len(row[name]) for name in ("cohort", "answered", "missing", "failed")},
@@ -146,9 +149,13 @@ def _spent(stated: Statement, rounds: int, evaluations: int) -> float:
 
 def in_words(run: "Simulation") -> str:
     """One line, as a notebook or a debugger shows a run."""
-    accuracy = "not judged" if math.isnan(run.accuracy) else f"public accuracy {run.accuracy:.3f}"
+    accuracy = "not judged" if math.isnan(run.accuracy) else f"public {_score(run)} {run.accuracy:.3f}"
     place = f", {run.folder}" if run.folder is not None else ""
     return f"<Simulation of {run.plan.name}: {_progress(run)}; {accuracy}; {_privacy(run)}{place}>"
+
+
+def _score(run: "Simulation") -> str:
+    return task_of(run.plan.task).score_name
 
 
 def _progress(run: "Simulation") -> str:
@@ -175,7 +182,7 @@ def as_html(run: "Simulation") -> str:
     more = f"<p>The last {_SHOWN} of {len(table)} rounds; all of them: <code>run.history</code>.</p>"
     words = [f"<p><b>{html.escape(run.plan.name)}</b>: {_progress(run)}; {html.escape(_privacy(run))}.</p>"]
     if not math.isnan(run.accuracy):
-        words.append(f"<p>Public accuracy of the adapter that is kept: <b>{run.accuracy:.3f}</b>.</p>")
+        words.append(f"<p>Public {_score(run)} of the adapter that is kept: <b>{run.accuracy:.3f}</b>.</p>")
     if run.baselines is not None:
         words.append(run.baselines.to_html())
     if run.folder is not None:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from privet.common.columns import Rows, Table, as_text, positions
+from privet.common.columns import Rows, Table, as_text, joined_text, positions
 from privet.common.config import Federation, Plan, SimulationSpec, load_federation
 from privet.common.errors import ConfigError, DataError
 from privet.simulations.data import SimulationData, from_table, load_data, wanted_columns
@@ -40,7 +40,7 @@ def resolve(
         changes["data"] = Path(data)
     spec = changed(spec, changes)
     if data is None or isinstance(data, str | Path):
-        return Inputs(plan, load_data(spec, plan.task.labels), spec)
+        return Inputs(plan, load_data(spec, plan.task), spec)
     if isinstance(data, SimulationData):
         return Inputs(plan, data, spec)
     return Inputs(plan, from_frame(data, spec, plan), spec)
@@ -77,18 +77,26 @@ def from_frame(frame: "pandas.DataFrame", spec: SimulationSpec, plan: Plan) -> S
         )
     wanted = wanted_columns(spec)
     places = positions([str(name) for name in frame.columns], wanted, "data")
-    columns = [_values(frame.iloc[:, place], name) for name, place in zip(wanted, places, strict=True)]
+    columns = [
+        _values(frame.iloc[:, place], name, spec.label_separator if name == spec.label else None)
+        for name, place in zip(wanted, places, strict=True)
+    ]
     rows = Rows(wanted)
     for number, values in enumerate(zip(*columns, strict=True), start=1):
         rows.add(number, values)
     table: Table = rows.table()
-    return from_table(table, spec, plan.task.labels, "data")
+    return from_table(table, spec, plan.task, "data")
 
 
-def _values(column: Any, name: str) -> list[str | None]:
+def _values(column: Any, name: str, separator: str | None) -> list[str | None]:
+    """As text; a list of values only where there is a separator for it."""
+
+    def text(value: object) -> str | None:
+        return as_text(value) if separator is None else joined_text(value, separator)
+
     try:
         missing = column.isna().tolist()
-        return [None if gone else as_text(value) for value, gone in zip(column.tolist(), missing, strict=True)]
+        return [None if gone else text(value) for value, gone in zip(column.tolist(), missing, strict=True)]
     except (TypeError, ValueError) as error:
         raise DataError(
             f"has values that are no text ({error}).", where=f"data: {name}", mend="convert the column."

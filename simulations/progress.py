@@ -106,8 +106,8 @@ class SimulationView(View):
         if not event["aggregated"]:
             words.append("too few sound updates: nothing was changed")
         if event["public"]:
-            self.accuracy.append(event["public"]["accuracy"])
-            words.append(f"public accuracy {self.accuracy[-1]:.3f}")
+            self._judged(event["public"])
+            words.append(self.public_words)
         measured = event.get("evaluation")
         if measured:
             shown = {**measured, "missing": [_named(measured["missing"])] if measured["missing"] else []}
@@ -138,7 +138,7 @@ class SimulationView(View):
             share = _bar(self.trained / self.cohort)
             found.append(share + Text(f"  {self.trained:,} of {self.cohort:,} sites in round {self.round:,}"))
         if self.accuracy:
-            found.append(Text(f"public accuracy {self.accuracy[-1]:.3f} {_spark(self.accuracy)}"))
+            found.append(Text(f"{self.public_words} {_spark(self.accuracy)}"))
         if self.sites_words:
             found.append(Text(self.sites_words))
         return Group(*found)

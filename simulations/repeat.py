@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from privet.common.errors import ConfigError, RunError
 from privet.common.live import Listener
+from privet.common.tasks.score import score_of
 from privet.server.checkpoint import write_durably
 from privet.server.judgement import kept_round
 from privet.simulations.history import pandas_library
@@ -169,11 +170,11 @@ def final_metrics(run: Simulation) -> dict[str, float | None]:
     found: dict[str, float | None] = {}
     final = run.final or {}
     for name in ("accuracy", "macro_f1", "loss"):
-        value = final.get(name)
+        value = score_of(final) if name == "accuracy" else final.get(name)
         found[name] = float(value) if isinstance(value, int | float) and math.isfinite(value) else None
     kept = kept_round(run.rounds, run.plan.evaluation)
     if kept is not None and kept["evaluation"]:
-        found["sites_accuracy"] = (kept["sites"] or {}).get("accuracy")
+        found["sites_accuracy"] = score_of(kept["sites"])
         found["sites_truth"] = run.truth.get(kept["round"])
     if run.baselines is not None:
         found |= _of_baselines(run.baselines)

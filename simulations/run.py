@@ -21,7 +21,8 @@ from privet.common.initial import initial_adapter
 from privet.common.live import Event, Listener
 from privet.common.methods import method_for
 from privet.common.privacy.statement import Statement
-from privet.common.tasks.classification import PublicMetrics, exact_accuracy, public_metrics
+from privet.common.tasks.base import Public, task_of
+from privet.common.tasks.score import score_of
 from privet.server.judgement import kept_round
 from privet.server.strategy import PrivetStrategy
 from privet.simulations import history as tables
@@ -87,9 +88,10 @@ class Simulation:
 
     @property
     def accuracy(self) -> float:
-        """Public accuracy of the round that is kept, the last or the best; nan where nothing was judged."""
-        value = (self.final or {}).get("accuracy", math.nan)
-        return float(value) if isinstance(value, int | float) else math.nan
+        """Public accuracy, or whatever is the task's score, of the round that is kept, the last or the best; nan where
+        nothing was judged."""
+        value = score_of(self.final)
+        return math.nan if value is None else value
 
 
 class Simulator:
@@ -108,7 +110,7 @@ class Simulator:
         *,
         spec: SimulationSpec | None = None,
     ) -> None:
-        self.plan, self.data = plan, data
+        self.plan, self.data, self._task = plan, data, task_of(plan.task)
         self.base = checked_base(plan.model.base, plan.model.sha256)
         make = None if engine is not None else self._in_process
         spec = spec or SimulationSpec()
@@ -116,7 +118,7 @@ class Simulator:
         self._engine = InProcess() if engine is None else engine
         self._store: Store | None = None  # until its features are computed, where there are any
         self._digest = ""  # of the data that was prepared
-        self._truth = np.array([plan.task.labels.index(label) for label in data.test_labels], np.int64)
+        self._truth = data.truth(plan.task)
 
     @cached_property
     def trainer(self) -> "RoundTrainer":
@@ -174,8 +176,8 @@ class Simulator:
         grid.on_reply = listening.replied
         listening.restore(place.kept, grid)
 
-        def evaluate(arrays: Arrays) -> PublicMetrics:
-            return public_metrics(self._logits(built.spec.flatten(arrays)), self._truth, self.plan.task.labels)
+        def evaluate(arrays: Arrays) -> Public:
+            return self._task.public_metrics(self._logits(built.spec.flatten(arrays)), self._truth)
 
         try:
             if folder is not None and on_event is not None:
@@ -259,7 +261,7 @@ class Simulator:
 
     def _logits(self, arrays: Floats) -> Floats:
         """Of the public test texts, float32 [N, L]."""
-        table = np.empty((len(self._truth), len(self.plan.task.labels)), np.float32)
+        table = np.empty((len(self._truth), self._task.num_outputs), np.float32)
         parts = even_shards(len(table))
         for index, rows in self._engine.map(Job("logits", arrays=arrays), [Shard(part) for part in parts]):
             table[parts[index].start : parts[index].stop] = rows
@@ -271,7 +273,7 @@ class Simulator:
         release = self.plan.evaluation.release
         if release == "none" or grid.exact is None or grid.exact[0] != number:
             return math.nan
-        return exact_accuracy(release, grid.exact[1], len(self.plan.task.labels))
+        return self._task.exact_score(release, grid.exact[1])
 
 
 def _digest(data: str, sites: Sites, by_record: bool) -> str:
@@ -350,7 +352,7 @@ def simulate(
             check_begun(resume, plan, Begun.of(plan, sites, epsilon, spec))
         if device is not None:
             spec = spec.model_copy(update={"device": device})
-        records = data.sites(spec.partition, plan.task.labels, num_sites=sites, seed=spec.seed)
+        records = data.sites(spec.partition, plan.task, num_sites=sites, seed=spec.seed)
         simulator = Simulator(plan, data, chosen, spec=spec)
         prepared = simulator.prepare(records)
         ran = simulator.run(

@@ -258,7 +258,7 @@ class _Running:
         if seed not in self._data:
             _, data, spec = resolve(self._plan, self._given, self._spec, seed=seed)
             if not self._data:  # what no trial could do is told before the first
-                data.sites(spec.partition, self._plan.task.labels, num_sites=self._sites, seed=seed)
+                data.sites(spec.partition, self._plan.task, num_sites=self._sites, seed=seed)
             self._data[seed] = data, spec, data_digest(data)
         return self._data[seed]
 

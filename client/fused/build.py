@@ -16,7 +16,7 @@ from privet.common.examples import TRAINING_ROWS, Batch, Examples, Integers, Tok
 from privet.common.layout import adapter_spec
 from privet.common.model import Classifier
 from privet.common.precision import Precision
-from privet.common.tasks.loss import per_example_loss
+from privet.common.tasks.base import task_of
 from privet.common.weights import BaseWeights, stored_arrays
 
 _LEAST_ROWS = 4
@@ -27,6 +27,8 @@ def covers(plan: Plan, folder: Path) -> str | None:
 
     Raises: ModelError.
     """
+    if task_of(plan.task).per_token:
+        return "its task labels tokens"
     architecture = read_architecture(folder)
     if architecture.kind != "bert":
         return f"the base is of type {architecture.kind!r}, not 'bert'"
@@ -98,7 +100,9 @@ class SiteEngine(FusedEngine):
     def __init__(self, classifier: Classifier, base: Bert, trainable: AdapterSpec) -> None:
         plan = classifier.plan
         num_rows = rows_for(plan, base.inner)
-        super().__init__(base, classifier.spec, trainable, shape_of(plan), per_example_loss, num_rows=num_rows)
+        self.task = classifier.task
+        loss = self.task.per_example_loss
+        super().__init__(base, classifier.spec, trainable, shape_of(plan), loss, num_rows=num_rows)
         self._classifier, self._parameters = classifier, [classifier.parameter(name) for name in trainable.names]
         self.num_rows: tuple[int, ...] = num_rows
         self.pinned = False
@@ -117,7 +121,8 @@ class SiteEngine(FusedEngine):
             for parameter in self._parameters:
                 parameter.requires_grad_(True)
             with torch.enable_grad():
-                loss = per_example_loss(self._classifier(*inputs), batch.labels[row].expand_as(batch.labels), weights)
+                labels = batch.labels[row].expand_as(batch.labels)
+                loss = self.task.per_example_loss(self._classifier(*inputs), labels, weights)
                 parts = torch.autograd.grad(loss.sum(), self._parameters)
         finally:
             for parameter, before in zip(self._parameters, wanted, strict=True):
@@ -132,15 +137,20 @@ class SiteEngine(FusedEngine):
         """
         buckets = self._shape.buckets
         self.pinned = not all(
-            same_everywhere(self, *shapes(rows, length)) for rows, length in zip(self.num_rows, buckets, strict=True)
+            same_everywhere(self, *shapes(rows, length), self._nobody(rows, length))
+            for rows, length in zip(self.num_rows, buckets, strict=True)
         )
         if self.pinned:
             for length in buckets:
-                if not same_beside_dummies(self, *shapes(TRAINING_ROWS, length), range(TRAINING_ROWS)):
+                labels = self._nobody(TRAINING_ROWS, length)
+                if not same_beside_dummies(self, *shapes(TRAINING_ROWS, length), range(TRAINING_ROWS), labels):
                     raise PrivetError(
                         "a record's gradient depends on the records beside it; training here would not be private.",
                         mend="install the library versions that privet pins, or train on another machine.",
                     )
+
+    def _nobody(self, num_rows: int, length: int) -> Tensor:
+        return torch.from_numpy(self.task.nobody(num_rows, length))
 
     @property
     def rows_of_batches(self) -> tuple[int, ...]:
@@ -153,10 +163,11 @@ class SiteEngine(FusedEngine):
         return super()._batches(data, windows, owners)
 
 
-def same_everywhere(engine: FusedEngine, ids: Tensor, mask: Tensor) -> bool:
-    """Whether each row's gradient is the same to the last bit wherever it stands in this batch, and beside dummies."""
-    rows = torch.arange(len(ids))
-    labels = rows % engine.num_labels
+def same_everywhere(engine: FusedEngine, ids: Tensor, mask: Tensor, labels: Tensor | None = None) -> bool:
+    """Whether each row's gradient is the same to the last bit wherever it stands in this batch, and beside dummies.
+
+    labels: targets of the rows; None: an index each."""
+    labels = torch.arange(len(ids)) % engine.num_labels if labels is None else labels
     expected = engine.per_row(_batch(ids, mask, labels))
     for shift in range(1, len(ids)):
         if len(ids) > 16 and shift & (shift - 1) and shift % 7:  # powers of two and multiples of seven: every lane
@@ -164,12 +175,14 @@ def same_everywhere(engine: FusedEngine, ids: Tensor, mask: Tensor) -> bool:
         rolled = engine.per_row(_batch(*(part.roll(shift, 0) for part in (ids, mask, labels))))
         if not torch.equal(rolled, expected.roll(shift, 0)):
             return False
-    return same_beside_dummies(engine, ids, mask, [0])
+    return same_beside_dummies(engine, ids, mask, [0], labels)
 
 
-def same_beside_dummies(engine: FusedEngine, ids: Tensor, mask: Tensor, rows: Iterable[int]) -> bool:
+def same_beside_dummies(
+    engine: FusedEngine, ids: Tensor, mask: Tensor, rows: Iterable[int], labels: Tensor | None = None
+) -> bool:
     """Whether each of `rows` has the same gradient to the last bit where all others are dummies, at the same place."""
-    labels = torch.arange(len(ids)) % engine.num_labels
+    labels = torch.arange(len(ids)) % engine.num_labels if labels is None else labels
     expected = engine.per_row(_batch(ids, mask, labels))
     for row in rows:
         blank, short = ids[:1, :1].expand_as(ids).clone(), torch.zeros_like(mask)

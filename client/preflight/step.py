@@ -118,7 +118,7 @@ def synthetic(trainer: "RoundTrainer", num_units: int, records: int) -> "TokenEx
     count = num_units * records
     shape = (count * task.windows, task.buckets[-1])
     ids = generator.integers(0, trainer.classifier.vocabulary, shape, dtype=np.int32)
-    labels = generator.integers(0, len(task.labels), count)
+    labels = trainer.task.nobody(count, task.max_length)
     units = Units(np.repeat(np.arange(num_units), records), num_units)
     pad = int(trainer.tokenizer.pad_token_id or 0)
     return TokenExamples(list(ids), labels, units, task.buckets, pad, Windows(np.full(count, task.windows)))
@@ -168,7 +168,7 @@ def _features(trainer: "RoundTrainer", tokens: "TokenExamples", num_units: int, 
 
     found, windows, count = frozen_features(trainer.classifier, tokens), trainer.plan.task.windows, num_units * records
     table = found.features[torch.arange(count * windows) % len(found.features)]
-    labels = np.arange(count) % len(trainer.plan.task.labels)
+    labels = trainer.task.nobody(count, 1)
     units = Units(np.repeat(np.arange(num_units), records), num_units)
     return FeatureExamples(table, labels, units, Windows(np.full(count, windows)))
 

@@ -156,5 +156,22 @@ def messages(
     emit({"bench": "messages", **found}, lines, as_json)
 
 
+@app.command("metrics")
+def metrics(
+    out: Annotated[Path | None, typer.Option(help="A folder for metrics.json and metrics.png.")] = None,
+    epsilon: Annotated[float, typer.Option(min=1e-3, max=1000, help="Of one evaluation.")] = 1.0,
+    delta: Annotated[float, typer.Option(min=1e-12, max=0.01)] = 1e-5,
+    repeats: Annotated[int, typer.Option(min=2, help="Draws of each number of units.")] = 40,
+    kind: Annotated[list[str] | None, typer.Option("--kind", help="Of this kind of task alone; repeatable.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """How far noised metrics are from the truth as units grow, and whether they say so. About a minute."""
+    from privet.simulations.bench.metrics import bench_metrics, write
+
+    found = bench_metrics(epsilon, delta, repeats=repeats, kinds=kind or (), on_case=_tell)
+    written = write(found, out) if out is not None else []
+    emit(found.to_json(), [*found.lines(), *(f"written: {path}" for path in written)], as_json)
+
+
 def _tell(text: str) -> None:
     print(text, file=sys.stderr, flush=True)

@@ -40,9 +40,9 @@ def lines(name: str, status: "ServerStatus | None", *, running: bool, now: float
     told.append(f"{status.completed} of {status.rounds} rounds done; arrays: {_bytes(status.bytes_up)} from the sites, "
                 f"{_bytes(status.bytes_down)} to them.")  # fmt: skip
     if status.accuracy is not None:
-        told.append(f"Public accuracy {status.accuracy:.3f}.")
+        told.append(f"Public {status.score} {status.accuracy:.3f}.")
     if status.sites_accuracy is not None:
-        told.append(f"Accuracy at the sites {status.sites_accuracy:.3f} (noised).")
+        told.append(f"{status.score[0].upper()}{status.score[1:]} at the sites {status.sites_accuracy:.3f} (noised).")
     if status.run is not None:
         told.append(f"Run folder {status.run}")
     return told

@@ -2,7 +2,7 @@
 
 from privet.common.config.files import load_federation, load_site, parse_plan
 from privet.common.config.invite import Invite, load_invite
-from privet.common.config.plan import Federation, Plan, PublicData, ServerSpec, SimulationSpec
+from privet.common.config.plan import Federation, Plan, PublicData, ServerSpec, SimulationSpec, TaskSpec
 from privet.common.config.site import MembershipSpec, PolicySpec, Site
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "ServerSpec",
     "SimulationSpec",
     "Site",
+    "TaskSpec",
     "load_federation",
     "load_invite",
     "load_site",

@@ -10,6 +10,7 @@ MAX_LABELS = 2_000
 _MAX_ENTRIES = 64  # of any other list, and of any table
 _MAX_CHARACTERS = 10_000  # of any string
 _MAX_DEPTH = 8
+_BY_LABEL = ("class_weights", "thresholds")  # tables of a plan that may name every label
 _MEND = "ask whoever made the plan; this version's plans are far below these limits."
 
 
@@ -48,7 +49,7 @@ def _bound(value: Any, where: str) -> None:
                 continue
             for key, inner in part.items():
                 _bound_text(key, where)
-                is_labels = key == "labels" and isinstance(inner, list)
+                is_labels = (key == "labels" and isinstance(inner, list)) or key in _BY_LABEL
                 waiting.append((inner, depth + 1, MAX_LABELS if is_labels else _MAX_ENTRIES))
 
 

@@ -24,6 +24,8 @@ from privet.common.config.loopback import Loopback
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
 Strings = Annotated[tuple[str, ...], Field(strict=False)]
 Integers = Annotated[tuple[int, ...], Field(strict=False), FailFast()]
+LabelSeparator = Annotated[str, Field(min_length=1, max_length=8)]
+Threshold = Annotated[float, Field(gt=0, lt=1)]
 _MAX_LABEL_CHARACTERS = 80_000  # of all labels together: a plan stays under a MiB however its JSON is escaped
 _MAX_BUCKETS = 64
 MAX_CONFUSION_LABELS = 200
@@ -38,12 +40,15 @@ class Table(BaseModel):
 class TaskSpec(Table):
     """What is learned. The labels stand in the plan: no site's data decides them."""
 
-    kind: Literal["classification"] = "classification"
+    kind: Literal["classification", "multilabel", "tokens"] = "classification"
     labels: Annotated[tuple[Annotated[str, Field(min_length=1, max_length=200)], ...], Field(strict=False), FailFast()]
     max_length: Annotated[int, Field(ge=8, le=512)] = 128
     windows: Annotated[int, Field(ge=1, le=16)] = 1  # of max_length that a longer text is read in, the first ones
     stride: Annotated[int, Field(ge=0, lt=256)] = 0  # tokens that neighbouring windows share
     buckets: Integers = ()  # padded lengths, ascending, the last is max_length
+    class_weights: dict[str, Annotated[float, Field(gt=0, le=100)]] = Field(default_factory=dict)  # 1 where not named
+    label_smoothing: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    thresholds: Threshold | dict[str, Threshold] = 0.5  # multilabel: probability from which a label is said
 
     @model_validator(mode="before")
     @classmethod
@@ -55,7 +60,7 @@ class TaskSpec(Table):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if len(self.labels) < 2:
+        if len(self.labels) < (2 if self.kind == "classification" else 1):
             raise ValueError("Expected at least two labels: one class needs no model.")
         if len(self.labels) > MAX_LABELS or sum(map(len, self.labels)) > _MAX_LABEL_CHARACTERS:
             raise ValueError(
@@ -75,13 +80,35 @@ class TaskSpec(Table):
             raise ValueError(f"Expected ascending lengths of at least 8, the last {self.max_length} (max_length).")
         return self
 
+    @model_validator(mode="after")
+    def _check_loss(self) -> Self:
+        if self.kind == "tokens" and (self.class_weights or self.label_smoothing):
+            raise ValueError('Expected neither class_weights nor label_smoothing with kind = "tokens".')
+        if self.kind != "multilabel" and self.thresholds != 0.5:
+            raise ValueError('Expected thresholds with kind = "multilabel" only.')
+        for key in ("class_weights", "thresholds"):
+            table = getattr(self, key)
+            absent = [name for name in table if name not in self.labels] if isinstance(table, dict) else []
+            if absent:
+                raise ValueError(f"Expected labels of the plan in {key}, got {absent[0]!r}.")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A plan that does not use these keys keeps the digest that it had before they were."""
+        later: dict[str, Any] = {"class_weights": {}, "label_smoothing": 0.0, "thresholds": 0.5}
+        return {key: value for key, value in handler(self).items() if key not in later or value != later[key]}
+
+    def __hash__(self) -> int:  # tables are dicts
+        return hash(self.model_dump_json())
+
 
 class ModelSpec(Table):
     """The frozen base and how a text becomes one vector."""
 
     base: Annotated[str, Field(min_length=1, max_length=500)]  # hub id, folder, or package:NAME
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-    pooling: Literal["mean", "cls"] = "mean"
+    pooling: Literal["mean", "cls", "none"] = "mean"  # "none": every token is labelled, task.kind = "tokens"
     feature_scale: Annotated[float, Field(gt=0, le=1000)] = 10.0  # of the L2-normalised mean vector
 
 
@@ -200,6 +227,14 @@ class Plan(Table):
     cohort: CohortSpec = CohortSpec()
 
     @model_validator(mode="after")
+    def _check_task(self) -> Self:
+        if (self.task.kind == "tokens") != (self.model.pooling == "none"):
+            raise ValueError('Expected model.pooling = "none" with task.kind = "tokens", and only there.')
+        if self.task.kind == "multilabel" and self.evaluation.release == "confusion":
+            raise ValueError('Expected evaluation.release = "accuracy" or "per_class" with task.kind = "multilabel".')
+        return self
+
+    @model_validator(mode="after")
     def _check_evaluation(self) -> Self:
         evaluation, labels = self.evaluation, len(self.task.labels)
         if evaluation.release != "none" and self.training.train_fraction == 1:
@@ -244,6 +279,7 @@ class PublicData(Table):
     text: str = "text"
     label: str = "label"
     label_map: dict[str, str] = Field(default_factory=dict)
+    label_separator: LabelSeparator = ";"  # between several labels in one cell
     limit: Annotated[int, Field(ge=1)] = 5000  # rows, the first ones
 
 
@@ -271,6 +307,7 @@ class SimulationSpec(Table):
     text: str = "text"
     label: str = "label"
     label_map: dict[str, str] = Field(default_factory=dict)
+    label_separator: LabelSeparator = ";"  # between several labels in one cell
     unit: str = "record"  # a column, or "record"
     max_records: Annotated[int, Field(ge=1, le=10_000)] = 4
     split: str | None = None  # a column whose value "test" marks public rows; None: a fifth of the units

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, PlainValidator, field_validator, model_validator
 
 from privet.common.config.loopback import Loopback
-from privet.common.config.plan import Name, Table
+from privet.common.config.plan import LabelSeparator, Name, Table
 from privet.common.config.source import checked_query, checked_url, is_url, origin, place, refuse_secrets
 
 Epsilon = Annotated[float, Field(gt=0, le=1000)]
@@ -51,6 +51,7 @@ class DataSpec(Table):
     person: Annotated[str, Field(min_length=1)] | None = None  # with unit = "record": whose record a row is
     max_per_person: Annotated[int, Field(ge=1, le=1000)] | None = None  # records of one person, the others are left out
     label_map: dict[str, str] = Field(default_factory=dict)
+    label_separator: LabelSeparator = ";"  # between several labels in one cell, where a plan has several a record
     exclude: Path | None = None  # unit ids that are never trained on, one a line
 
     @property

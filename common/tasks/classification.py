@@ -1,11 +1,15 @@
-"""Single-label classification: the metrics of a public file, and those of noised counts."""
+"""Single-label classification: its loss, the metrics of a public file, and those of noised counts."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from privet.common.config.plan import TaskSpec
+from privet.common.privacy.events import Release
 from privet.common.tasks.counts import (
     Estimate,
     NoisedMetrics,
@@ -15,8 +19,13 @@ from privet.common.tasks.counts import (
     predicted_standard_error,
     unit_cells,
 )
+from privet.common.tasks.targets import UNKNOWN, Targets
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = [
+    "Classification",
     "Estimate",
     "NoisedMetrics",
     "PublicMetrics",
@@ -40,8 +49,77 @@ class PublicMetrics:
     recall: dict[str, float]
     confusion: list[list[int]]  # rows: truth, columns: prediction
 
+    @property
+    def score(self) -> float:
+        return self.accuracy
+
     def to_json(self) -> dict[str, object]:
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class Classification:
+    """One label a record; a `Task`."""
+
+    spec: TaskSpec
+    score_name = "accuracy"
+    per_token = False
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        return self.spec.labels
+
+    @property
+    def num_outputs(self) -> int:
+        return len(self.spec.labels)
+
+    def targets(self, cells: Sequence[str], known: Mapping[str, int], separator: str) -> Targets:
+        return np.array([known.get(cell, UNKNOWN) for cell in cells], np.int64)
+
+    def nobody(self, num_rows: int, length: int) -> Targets:
+        return np.arange(num_rows) % self.num_outputs
+
+    def per_example_loss(self, logits: "Tensor", targets: "Tensor", weights: "Tensor") -> "Tensor":
+        from privet.common.tasks.loss import per_example_loss
+
+        smoothing = self.spec.label_smoothing
+        return per_example_loss(logits, targets, weights, class_weights=self._class_weights, smoothing=smoothing)
+
+    @cached_property
+    def _class_weights(self) -> "Tensor | None":
+        return class_weights(self.spec)
+
+    def num_cells(self, release: Release) -> int:
+        return num_cells(release, self.num_outputs)
+
+    def most(self, release: Release) -> tuple[float, float]:
+        return 1.0, 1.0
+
+    def unit_cells(
+        self, release: Release, logits: NDArray[np.float32], targets: Targets, units: NDArray[np.int64], num_units: int
+    ) -> NDArray[np.float64]:
+        return unit_cells(release, logits, targets, units, num_units)
+
+    def predicted_standard_error(self, release: Release, noise_multiplier: float, units: int) -> float:
+        return predicted_standard_error(release, self.num_outputs, noise_multiplier, units)
+
+    def noised_metrics(self, release: Release, cells: NDArray[np.float64], variance: float) -> NoisedMetrics:
+        return noised_metrics(release, cells, variance, self.spec.labels)
+
+    def exact_score(self, release: Release, cells: NDArray[np.float64]) -> float:
+        return exact_accuracy(release, cells, self.num_outputs)
+
+    def public_metrics(self, logits: NDArray[np.float32], targets: Targets) -> PublicMetrics:
+        return public_metrics(logits, np.asarray(targets, np.int64), self.spec.labels)
+
+
+def class_weights(spec: TaskSpec) -> "Tensor | None":
+    """Of each label, float64 [L]; None where the plan names none."""
+    if not spec.class_weights:
+        return None
+    import torch
+
+    return torch.tensor([spec.class_weights.get(label, 1.0) for label in spec.labels], dtype=torch.float64)
 
 
 def public_metrics(logits: NDArray[np.float32], truth: NDArray[np.int64], labels: Sequence[str]) -> PublicMetrics:

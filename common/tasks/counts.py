@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privet.common.privacy.events import Release
+from privet.common.tasks.targets import UNKNOWN as UNKNOWN
 
 __all__ = [
     "Estimate",
@@ -23,9 +24,8 @@ __all__ = [
     "unit_cells",
 ]
 
-UNKNOWN = -1  # the label of a record that adds nothing
-_LEAST = 3.0  # standard deviations of its noise that a count must exceed before anything is divided by it
-_GRID = 2**24  # a unit's part is a multiple of 2^-24, rounded down: sums are exact in any order, up to 2^29 units
+LEAST = 3.0  # standard deviations of its noise that a count must exceed before anything is divided by it
+GRID = 2**24  # a unit's part is a multiple of 2^-24, rounded down: sums are exact in any order, up to 2^29 units
 
 
 @dataclass(frozen=True)
@@ -58,15 +58,15 @@ class NoisedMetrics:
     recall: dict[str, Estimate | None]  # by label; empty where only the accuracy is released
     confusion: list[list[float]] | None  # rows: truth, columns: prediction; at least 0, to be looked at only
 
+    @property
+    def score(self) -> Estimate | None:
+        return self.accuracy
+
     def to_json(self) -> dict[str, object]:
         """Of JSON's types; the accuracy's value and errors stand at the top."""
-        flat: dict[str, object] = dict.fromkeys(("accuracy", "error", "noise_error", "sampling_error", "noise_share"))
-        if self.accuracy is not None:
-            flat = _flat(self.accuracy) | {"accuracy": self.accuracy.value, "noise_share": self.accuracy.noise_share}
-            del flat["value"]
         rest = asdict(self)
-        rest["recall"] = {label: None if part is None else _flat(part) for label, part in self.recall.items()}
-        return rest | flat
+        rest["recall"] = {label: None if part is None else flat(part) for label, part in self.recall.items()}
+        return rest | scored(self.accuracy, "accuracy")
 
 
 def num_cells(release: Release, num_labels: int) -> int:
@@ -99,10 +99,10 @@ def unit_cells(
     width = num_cells(release, num_labels)
     sizes = np.bincount(units, minlength=num_units)
     pairs, counts = np.unique(units[known] * width + cell[known], return_counts=True)
-    parts = counts * _GRID // sizes[pairs // width]  # integers
+    parts = counts * GRID // sizes[pairs // width]  # integers
     total = np.zeros(width, np.int64)
     np.add.at(total, pairs % width, parts)
-    return total / _GRID
+    return total / GRID
 
 
 def exact_accuracy(release: Release, cells: NDArray[np.float64], num_labels: int) -> float:
@@ -160,7 +160,7 @@ def noised_metrics(
 def _share(right: float, wrong: float, num_cells: tuple[int, int], variance: float) -> Estimate | None:
     """right / (right + wrong), held within [0, 1]; sums over `num_cells` cells each."""
     total = right + wrong
-    if total < 1 / _GRID or total <= _LEAST * math.sqrt(sum(num_cells) * variance):  # less than a part of one unit
+    if total < 1 / GRID or total <= LEAST * math.sqrt(sum(num_cells) * variance):  # less than a part of one unit
         return None
     share = min(1.0, max(0.0, right / total))
     noise = math.sqrt(((1 - share) ** 2 * num_cells[0] + share**2 * num_cells[1]) * variance) / total
@@ -180,5 +180,14 @@ def _num_right_and_wrong(release: Release, num_labels: int) -> tuple[int, int]:
     return right, num_cells(release, num_labels) - right
 
 
-def _flat(estimate: Estimate) -> dict[str, object]:
+def scored(score: Estimate | None, key: str) -> dict[str, object]:
+    """The score under `key` and its errors, as they stand at the top of a row; None where the noise drowns it."""
+    if score is None:
+        return dict.fromkeys((key, "error", "noise_error", "sampling_error", "noise_share"))
+    errors = flat(score) | {key: score.value, "noise_share": score.noise_share}
+    del errors["value"]
+    return errors
+
+
+def flat(estimate: Estimate) -> dict[str, object]:
     return {**asdict(estimate), "error": estimate.error}

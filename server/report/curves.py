@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 
+from privet.common.tasks.base import task_of
 from privet.server.card import loss_text
 from privet.server.report.figure import GREY, NUM_STYLES, Band, Columns, Figure, Line, Point
 from privet.server.report.folder import Run
@@ -21,11 +22,12 @@ def metrics_figure(run: Run) -> Figure | None:
     start = [] if run.initial is None else [(0, run.initial)]
     public = start + [(row.round, row.public) for row in run.history if row.public is not None]
     noised = at_sites(run.history)
+    name = score_name(run)
     lines = [
-        Line("accuracy", tuple((n, part.accuracy) for n, part in public), style=0),
+        Line(name, tuple((n, part.accuracy) for n, part in public), style=0),
         Line("macro F1", tuple((n, part.macro_f1) for n, part in public), style=1),
         Line(
-            "accuracy at the sites",
+            f"{name} at the sites",
             tuple((n, value) for n, value, _ in noised),
             errors=tuple(error for *_, error in noised),
             style=2,
@@ -163,6 +165,11 @@ def sites_figure(run: Run) -> Figure | None:
         from_zero=True,
         note=note,
     )
+
+
+def score_name(run: Run) -> str:
+    """What the run is judged by, for people."""
+    return task_of(run.plan.task).score_name
 
 
 def at_sites(history: Sequence[Row]) -> list[tuple[int, float, float]]:

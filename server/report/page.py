@@ -76,6 +76,7 @@ def report_html(run: Run, drawn: Figures | None = None) -> str:
         .render(
             run=run,
             plan=run.plan,
+            score=curves.score_name(run),
             kept=kept,
             final=None if kept is None else kept.public,
             at_sites=None if kept is None else kept.sites,

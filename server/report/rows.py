@@ -4,6 +4,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from privet.common.tasks.score import ACCURACY
+
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
 
@@ -14,15 +16,23 @@ class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
-class Public(_Part):
-    """Metrics of the public file."""
+def _with_score(raw: Any) -> Any:
+    """The score as `accuracy`, whatever it is: `score_name` says so."""
+    return {"accuracy": raw["score"]} | raw if isinstance(raw, dict) and "score" in raw else raw
 
+
+class Public(_Part):
+    """Metrics of the public file. accuracy: the task's score, which `score_name` names."""
+
+    score_name: str = ACCURACY
     accuracy: Share
     macro_f1: Share
     loss: float  # of a run that diverged it is no number
     num_records: Count
     recall: dict[str, float] = Field(default_factory=dict)
     confusion: list[list[Count]] = Field(default_factory=list)  # rows: truth
+
+    _scored = model_validator(mode="before")(_with_score)
 
 
 class Estimated(_Part):
@@ -33,8 +43,9 @@ class Estimated(_Part):
 
 
 class AtSites(_Part):
-    """Metrics of the sites' pooled, noised counts; None where the noise drowns them."""
+    """Metrics of the sites' pooled, noised counts; None where the noise drowns them. accuracy: as in `Public`."""
 
+    score_name: str = ACCURACY
     accuracy: float | None
     error: float | None
     noise_error: float | None
@@ -43,6 +54,8 @@ class AtSites(_Part):
     num_units_error: float
     recall: dict[str, Estimated | None] = Field(default_factory=dict)
     confusion: list[list[float]] | None = None  # rows: truth
+
+    _scored = model_validator(mode="before")(_with_score)
 
 
 class Evaluated(_Part):

@@ -11,10 +11,11 @@ from typing import Any, Self
 
 from privet.common.errors import ConfigError
 from privet.common.live import Event
+from privet.common.tasks.score import score_of
 from privet.server.report.folder import Run
 from privet.server.report.losses import losses
 
-_PUBLIC = ("accuracy", "macro_f1", "loss")
+_PUBLIC = ("accuracy", "micro_f1", "macro_f1", "subset_accuracy", "loss")
 
 
 class TensorBoard:
@@ -80,7 +81,7 @@ class TensorBoard:
         self._public(event.get("public"), step, when)
         sites = event.get("sites")
         if isinstance(sites, Mapping):
-            self.scalar("sites/accuracy", sites.get("accuracy"), step, when)
+            self.scalar("sites/accuracy", score_of(sites), step, when)
             self.scalar("sites/accuracy_error", sites.get("error"), step, when)
         for name in ("answered", "missing", "failed"):
             named = event.get(name)

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from privet.client.training import LabelledTexts, RoundTrainer
 from privet.common.adapter import Arrays
 from privet.common.errors import ModelError
-from privet.common.examples import UNKNOWN, Examples
+from privet.common.examples import Examples
+from privet.common.tasks.targets import Targets, known
 from privet.simulations.audit.guesses import Guesses, Scores
 
 _FEWEST_WORDS, _MOST_WORDS = 6, 24
@@ -27,7 +29,7 @@ class Texts:
     """Texts with label indices [N] and dense unit indices [N], as a trainer prepares them."""
 
     texts: list[str]
-    labels: NDArray[np.int64]
+    labels: Targets
     units: NDArray[np.int64]
     num_units: int
 
@@ -64,10 +66,8 @@ def guesses(num_canaries: int) -> Guesses:
 
 
 def losses(trainer: RoundTrainer, arrays: Arrays, examples: Examples) -> Scores:
-    """Cross-entropy of each record under the adapter `arrays`, float64 [N]; nan where the plan has no such label."""
-    logits = trainer.logits(arrays, examples).astype(np.float64)
-    labels: NDArray[np.int64] = examples.labels
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    log_chance = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    picked = np.take_along_axis(log_chance, np.maximum(labels, 0)[:, None], axis=1)[:, 0]
-    return np.where(labels == UNKNOWN, np.nan, -picked)
+    """The task's loss of each record under the adapter `arrays`, float64 [N]; nan where the plan has no such label."""
+    logits = torch.from_numpy(trainer.logits(arrays, examples).astype(np.float64))
+    labels = torch.from_numpy(np.maximum(examples.labels, 0))
+    found: Scores = trainer.task.per_example_loss(logits, labels, torch.ones(len(labels))).numpy()
+    return np.where(known(examples.labels), found, np.nan)

@@ -62,8 +62,8 @@ def audit(
         plan = plan.plan
     _check(epsilon, canaries, attacks)
     if data is None:
-        data = load_data(spec, plan.task.labels)
-    shares = data.sites(spec.partition, plan.task.labels, num_sites=sites, seed=spec.seed)
+        data = load_data(spec, plan.task)
+    shares = data.sites(spec.partition, plan.task, num_sites=sites, seed=spec.seed)
     site, records = next(iter(shares.items()))
     session = _Session(plan, records, spec, by_record=data.by_record, canaries=canaries, attacks=attacks, tell=tell)
     if "unit" in attacks:
@@ -219,6 +219,9 @@ class _Session:
             return self._records
         labels = len(self._plan.task.labels)
         canaries = black_box.text_canaries(self._trainer.tokenizer, labels, self._canaries, self._spec.seed)
+        names = {str(index): index for index in range(labels)}
+        targets = self._trainer.task.targets([str(index) for index in canaries.labels.tolist()], names, ";")
+        canaries = replace(canaries, labels=targets)
         return black_box.joined(self._records, canaries)
 
     @cached_property

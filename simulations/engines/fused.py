@@ -22,8 +22,7 @@ from privet.common.layout import adapter_spec
 from privet.common.methods import adjustment, method_for
 from privet.common.precision import usable_device, usable_precision
 from privet.common.privacy.noise import SeededNoise
-from privet.common.tasks.counts import unit_cells
-from privet.common.tasks.loss import per_example_loss
+from privet.common.tasks.base import task_of
 from privet.simulations.engines.store import Part, Store
 from privet.simulations.engines.work import Recipe, Run
 
@@ -37,7 +36,7 @@ class FusedWork:
         spec = adapter_spec(plan, base)
         assert spec is not None
         self.spec: AdapterSpec = spec
-        self._plan, self._store, self._method = plan, store, method_for(plan)
+        self._plan, self._store, self._method, self._task = plan, store, method_for(plan), task_of(plan.task)
         self._base = frozen_base(plan, base, precision, device)
         self._shape = shape_of(plan)
         self._held: dict[str, Floats] = dict(initial_adapter(spec, plan.method.seed))
@@ -46,9 +45,8 @@ class FusedWork:
         self.words = f"{way}; {words}" + (" on CUDA" if device == "cuda" else "")
         nobody = Units(np.zeros(len(store.labels), np.int64), 1)
         windows = Windows(np.diff(store.record_start))
-        labels = store.labels.astype(np.int64)
         self._tokens = TokenExamples.of(
-            store.ids, store.window_start, labels, nobody, plan.task.buckets, store.pad, windows
+            store.ids, store.window_start, store.labels, nobody, plan.task.buckets, store.pad, windows, store.tags
         )
         self._run: Run | None = None
 
@@ -67,7 +65,7 @@ class FusedWork:
                 self.spec,
                 trainable,
                 self._shape,
-                per_example_loss,
+                self._task.per_example_loss,
                 num_sites=len(sites),
                 ragged=True,
             )
@@ -76,7 +74,7 @@ class FusedWork:
             return self._updates(engine, round, sites)
         updates = np.empty((len(sites), trainable.size), np.float32)
         layer, names = self._last_layer()
-        engine_of_one = LinearEngine(layer, names, trainable, per_example_loss)
+        engine_of_one = LinearEngine(layer, names, trainable, self._task.per_example_loss)
         for row, site in enumerate(sites):
             engine_of_one.write(start if start.ndim == 1 else start[row])
             updates[row] = self._updates(engine_of_one, round, [site])[0]
@@ -87,11 +85,11 @@ class FusedWork:
         assert release != "none"
         parts = [self._store.validation.of(site) for site in sites]
         rows = np.concatenate([np.zeros(0, np.int64), *(part[0] for part in parts)])
-        logits, labels = self._logits(arrays, rows), self._store.labels[rows].astype(np.int64)
+        logits, labels = self._logits(arrays, rows), self._store.labels[rows]
         found, first = [], 0
         for own, units, num_units in parts:
             mine = slice(first, first + len(own))
-            found.append(unit_cells(release, logits[mine], labels[mine], units.astype(np.int64), num_units))
+            found.append(self._task.unit_cells(release, logits[mine], labels[mine], units.astype(np.int64), num_units))
             first += len(own)
         return np.stack(found)
 
@@ -131,7 +129,7 @@ class FusedWork:
         assert store.features is not None
         windows, counts = self._tokens.windows.of(rows)
         features = torch.from_numpy(store.features[windows])
-        return FeatureExamples(features, store.labels[rows].astype(np.int64), units, Windows(counts))
+        return FeatureExamples(features, store.labels[rows], units, Windows(counts))
 
     def _logits(self, arrays: Floats, rows: Integers) -> Floats:
         """Of these records, float32 [N, L]: the mean over a record's windows."""
@@ -145,7 +143,7 @@ class FusedWork:
                     parameter.copy_(torch.from_numpy(named[name]))
                 found = layer(examples.features)
         else:
-            engine = FusedEngine(self._base, self.spec, self.spec, self._shape, per_example_loss)
+            engine = FusedEngine(self._base, self.spec, self.spec, self._shape, self._task.per_example_loss)
             engine.adopt(named)
             found = engine.logits(self._tokens, windows)
         return Windows(counts).mean(found)

@@ -10,11 +10,12 @@ from privet.client.evaluation import exact_cells
 from privet.client.training import RoundTrainer
 from privet.common.adapter import AdapterSpec, Arrays, Floats
 from privet.common.base import checked_base
-from privet.common.examples import UNKNOWN, Examples, FeatureExamples, Integers, TokenExamples, Units, Windows
+from privet.common.examples import Examples, FeatureExamples, Integers, TokenExamples, Units, Windows
 from privet.common.inference import frozen_features, record_logits
 from privet.common.initial import initial_adapter
 from privet.common.precision import usable_precision
 from privet.common.privacy.noise import SeededNoise
+from privet.common.tasks.targets import Targets, known
 from privet.simulations.engines.store import Part, Store
 from privet.simulations.engines.work import Recipe, Run
 
@@ -81,7 +82,7 @@ class SequentialWork:
         tokens = self._tokens(np.arange(windows.start, windows.stop), nobody, Units(nobody, 1), Windows(nobody + 1))
         found = frozen_features(self._trainer.classifier, tokens)
         table: Floats = found.features.numpy().copy()
-        table[found.labels == UNKNOWN] = np.nan
+        table[~known(found.labels)] = np.nan
         return table
 
     def _examples(self, part: Part, site: int) -> Examples:
@@ -94,13 +95,15 @@ class SequentialWork:
         first = store.record_start[rows]
         windows = Windows(store.record_start[rows + 1] - first)
         numbers = np.arange(int(windows.start[-1])) + np.repeat(first - windows.start[:-1], windows.counts)
-        labels, grouped = store.labels[rows].astype(np.int64), Units(units, num_units)
+        labels, grouped = store.labels[rows], Units(units, num_units)
         if self._trainer.frozen_features:
             assert store.features is not None
             return FeatureExamples(torch.from_numpy(store.features[numbers]), labels, grouped, windows)
         return self._tokens(numbers, labels, grouped, windows)
 
-    def _tokens(self, numbers: Integers, labels: Integers, units: Units, windows: Windows) -> TokenExamples:
+    def _tokens(self, numbers: Integers, labels: Targets, units: Units, windows: Windows) -> TokenExamples:
         starts = self._store.window_start
-        ids = [self._store.ids[starts[number] : starts[number + 1]] for number in numbers.tolist()]
-        return TokenExamples(ids, labels, units, self._plan.task.buckets, self._store.pad, windows)
+        ids, tags = [self._store.ids[starts[number] : starts[number + 1]] for number in numbers.tolist()], None
+        if self._store.tags is not None:
+            tags = [self._store.tags[starts[number] : starts[number + 1]] for number in numbers.tolist()]
+        return TokenExamples(ids, labels, units, self._plan.task.buckets, self._store.pad, windows, tags)

@@ -7,7 +7,8 @@ units each belongs. So a site costs a row in a few arrays and no Python object.
     ids [T] int32                 token ids, special tokens included, of all windows one after the other, no padding
     window_start [W + 1] int64    where each window's ids begin
     record_start [R + 1] int64    where each record's windows begin
-    labels [R] int32              index in the plan, or UNKNOWN; the truth for public records
+    labels [R] or [R, L]          targets (`common.tasks.targets`), or UNKNOWN; the truth for public records
+    tags [T] int32                of the ids, NO_TAG where a piece has none; None where records are labelled as a whole
     train, validation             `Part`s; `public_start`: the number of the first public record
     names [N] bytes               of the sites (ASCII): what seeds their noise
     features [W, d] float32       of every window, raw; None until computed, and but for frozen features
@@ -26,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privet.common.adapter import Floats
+from privet.common.tasks.targets import Targets
 
 _ALIGNMENT = 64  # bytes
 Layout = Mapping[str, tuple[str, tuple[int, ...], int]]  # dtype, shape and offset of each array
@@ -57,13 +59,14 @@ class Store:
     ids: NDArray[np.int32]
     window_start: NDArray[np.int64]
     record_start: NDArray[np.int64]
-    labels: NDArray[np.int32]
+    labels: Targets
     train: Part
     validation: Part
     names: NDArray[np.bytes_]
     public_start: int
     pad: int
     features: Floats | None = field(default=None)
+    tags: NDArray[np.int32] | None = None
 
     @property
     def num_sites(self) -> int:
@@ -90,6 +93,8 @@ class Store:
             "names": self.names,
             "scalars": np.array([self.public_start, self.pad], np.int64),
         }
+        if self.tags is not None:
+            found["tags"] = self.tags
         for kind, part in (("train", self.train), ("validation", self.validation)):
             found |= {f"{kind}.{name}": array for name, array in vars(part).items()}
         return found
@@ -112,6 +117,7 @@ class Store:
             names=arrays["names"],
             public_start=public_start,
             pad=pad,
+            tags=arrays.get("tags"),
         )
 
 
