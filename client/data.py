@@ -19,10 +19,13 @@ from privet.client.report import DataReport, RowNumbers, Spread
 from privet.client.split import beyond_limit, point, split_key, taken, trains
 from privet.common.config import Site, TaskSpec
 from privet.common.errors import DataError
+from privet.common.sequences import is_tagged, read_sequences
 from privet.common.tables import read_columns
 from privet.common.tasks.base import task_of
+from privet.common.tasks.tags import Tags
 from privet.common.tasks.targets import UNKNOWN, Targets, per_label
 from privet.common.tasks.targets import known as is_known
+from privet.common.tasks.tokens import num_entities, read_tags, tag_targets
 
 __all__ = ["RECORD", "UNKNOWN", "DataReport", "Records", "load_records", "read_exclude"]
 
@@ -46,6 +49,7 @@ class Records:
     report: DataReport
     local_labels: list[str]  # [N], NFC, trimmed: as the file has them
     points: npt.NDArray[np.uint64]  # [num_units], each unit's place in [0, 1) by a keyed hash of its id
+    tags: list[Tags | None] | None = None  # [N], of the words, where the plan's task labels tokens
 
     def split(self, train_fraction: float) -> tuple["Records", "Records"]:
         """The records of the units that train, and those of the validation units; units are numbered anew in each.
@@ -67,6 +71,7 @@ class Records:
             num_units=int(chosen.sum()),
             local_labels=[self.local_labels[index] for index in kept],
             points=self.points[chosen],
+            tags=None if self.tags is None else [self.tags[index] for index in kept],
         )
 
     def relabel(self, task: TaskSpec | Sequence[str], label_map: Mapping[str, str], separator: str = ";") -> "Records":
@@ -77,8 +82,11 @@ class Records:
         Raises: DataError where the map does not fit the plan.
         """
         found = task_of(task)
-        known = _known_labels(label_map, found.spec.labels)
-        return replace(self, labels=_fixed(found.targets(self.local_labels, known, separator)))
+        known = _known_labels(label_map, found.spec.labels, outside=found.per_token)
+        if found.per_token:
+            tags = read_tags(self.texts, self.local_labels, known)
+            return replace(self, labels=_fixed(tag_targets(tags)), tags=tags)
+        return replace(self, tags=None, labels=_fixed(found.targets(self.local_labels, known, separator)))
 
     def __repr__(self) -> str:
         return "Records(private)"
@@ -97,7 +105,7 @@ def load_records(site: Site, task: TaskSpec | Sequence[str] | None, *, allow_emp
     """
     data = site.data
     chosen = None if task is None else task_of(task)
-    known = {} if chosen is None else _known_labels(data.label_map, chosen.spec.labels)
+    known = {} if chosen is None else _known_labels(data.label_map, chosen.spec.labels, outside=chosen.per_token)
     if data.unit == RECORD and data.exclude is not None:
         mend = "name a unit column, or remove data.exclude and take those rows out of the file."
         raise DataError('with unit = "record" no record has an id to exclude.', where="data.exclude", mend=mend)
@@ -105,7 +113,10 @@ def load_records(site: Site, task: TaskSpec | Sequence[str] | None, *, allow_emp
     owner = data.person if data.unit == RECORD else data.unit  # the column that says whose a row is
     columns = list(dict.fromkeys([data.text, data.label] + ([] if owner is None else [owner])))
     notes: tuple[str, ...] = ()
-    if isinstance(data.source, Path):
+    if isinstance(data.source, Path) and is_tagged(data.source, data.format):
+        further, form = columns[len({data.text, data.label}) :], data.format
+        table = read_sequences(data.source, data.text, data.label, further, format=form, encoding=data.encoding)
+    elif isinstance(data.source, Path):
         lists = {data.label: data.label_separator}
         table = read_columns(data.source, columns, format=data.format, encoding=data.encoding, lists=lists)
     else:
@@ -128,10 +139,17 @@ def load_records(site: Site, task: TaskSpec | Sequence[str] | None, *, allow_emp
         kept.add(row, texts[index], local_labels[index], name, contents[index], over=bool(over[index]))
 
     labelled: Targets = np.full(len(kept.local_labels), UNKNOWN, np.int64)
-    if chosen is not None:
+    tags: list[Tags | None] | None = None
+    if chosen is not None and chosen.per_token:
+        tags = read_tags(kept.texts, kept.local_labels, known)
+        labelled = tag_targets(tags)
+    elif chosen is not None:
         labelled = chosen.targets(kept.local_labels, known, data.label_separator)
     names = () if chosen is None else chosen.spec.labels
     records = kept.records(site, labelled, names, table.unreadable, len(table.rows) + len(table.unreadable), notes)
+    if tags is not None:
+        entities = dict(zip(names, num_entities(tags, len(names)).tolist(), strict=True))
+        records = replace(records, tags=tags, report=replace(records.report, label_counts=entities, tagged=True))
     if not records.texts and not allow_empty:
         report = records.report
         what = (
@@ -174,9 +192,11 @@ def _plain(text: str) -> str:
     return unicodedata.normalize("NFC", text).strip()
 
 
-def _known_labels(label_map: Mapping[str, str], labels: Sequence[str]) -> dict[str, int]:
-    """Local label -> index of the plan's label. Raises: DataError when the map does not fit the plan."""
+def _known_labels(label_map: Mapping[str, str], labels: Sequence[str], *, outside: bool = False) -> dict[str, int]:
+    """Local label -> index of the plan's label. outside: "O" is one too, -1. Raises: DataError when the map does not
+    fit the plan."""
     plan = {_plain(label): index for index, label in reversed(list(enumerate(labels)))}
+    plan |= {"O": -1} if outside else {}
     absent = sorted({target for target in label_map.values() if _plain(target) not in plan})
     if absent:
         shown = ", ".join(repr(label) for label in labels[:20]) + (", …" if len(labels) > 20 else "")
@@ -260,6 +280,7 @@ class _Kept:
             rows=rows,
             unreadable=RowNumbers.of(unreadable),
             **told,
+            tagged=False,  # until entities are counted
             records=len(self.texts),
             label_counts={label: int(count) for label, count in zip(labels, counts, strict=True)},
             units=num_units,

@@ -233,7 +233,9 @@ def _error_in_words(plan: Plan, event: EvaluateEvent, site: Site) -> str:
     )
     if plan.task.kind == "multilabel":
         text += f" with one label of {num_labels} a record on average, m times less with m"
-    if event.release != "accuracy":  # a label has 1/L of the units and of the cells
+    if plan.task.kind == "tokens":
+        text += " with one entity a record on average, m times less with m"
+    elif event.release != "accuracy":  # a label has 1/L of the units and of the cells
         text += f", recall of one of {num_labels} labels that are equally frequent {error * math.sqrt(num_labels):.2g}"
     return f"{text}; chance in who is a validation {event.unit} adds at most {0.5 / math.sqrt(units):.2g} to the first"
 

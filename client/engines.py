@@ -59,7 +59,7 @@ def gradient_engine(
 def not_covered(plan: Plan, base: Path) -> str | None:
     """Why the fused engine does not compute this plan on the base in this folder; None where it does, or where the
     plan's method needs no engine."""
-    if plan.method.kind == "head":
+    if plan.method.kind == "head" and plan.task.kind != "tokens":
         return None
     try:
         reason: str | None = _fused().covers(plan, base)
@@ -105,7 +105,7 @@ def asked_in_words(site: Site, plan: Plan | None = None) -> str:
     'by Opacus, the frozen base in bfloat16 where the machine has it, all that is trained in float32'
     """
     by = "Opacus" if site.resources.engine == "opacus" else "the fused engine"
-    if plan is not None and plan.method.kind == "head":
+    if plan is not None and plan.method.kind == "head" and plan.task.kind != "tokens":
         by = "the closed form of the last layer"
     return f"by {by}, {_PRECISIONS[site.resources.precision]}"
 

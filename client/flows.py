@@ -45,6 +45,9 @@ def flows(plan: Plan, admission: Admission, site: Site, *, update_bytes: int | N
         words, most = RELEASES, "at most 1 in all"
         if plan.task.kind == "multilabel":
             words, most = LABEL_RELEASES, "a vector of length at most 1"
+        if plan.task.kind == "tokens":
+            words = ENTITY_RELEASES
+            most = f"the mean of its records' counts, over {plan.task.entity_bound:g} and clipped to length 1"
         found.append(
             Flow(
                 "the evaluation counts",
@@ -104,6 +107,12 @@ LABEL_RELEASES = {
     "per_class": "the same for each label",
 }
 """The same where a record has any number of labels."""
+
+ENTITY_RELEASES = {
+    "accuracy": "over all types together, how many entities are found, said and none, and missed",
+    "per_class": "the same for each type",
+}
+"""The same where the words of a record are labelled."""
 
 NEVER = (
     "texts, labels of records, ids of units, and anything computed from them without noise: losses, metrics, counts, "

@@ -87,6 +87,7 @@ class DataReport:
     exclude_ids: int  # in the exclude file
     exclude_unmatched: int  # of these, in no row
     declared_units_off: bool  # by more than a factor of two
+    tagged: bool = False  # texts of which every word has a tag: label_counts are of entities
     source_warnings: tuple[str, ...] = ()  # of a database: how it is reached
 
     @property
@@ -96,7 +97,7 @@ class DataReport:
     @property
     def one_class(self) -> bool:
         """Whether fewer than two labels of the plan occur."""
-        return sum(count > 0 for count in self.label_counts.values()) < 2
+        return not self.tagged and sum(count > 0 for count in self.label_counts.values()) < 2
 
 
 def warnings(report: DataReport) -> list[str]:
@@ -106,6 +107,8 @@ def warnings(report: DataReport) -> list[str]:
         found.append("No row is usable.")
     elif not report.label_counts:
         pass  # no plan yet: nothing is known or unknown
+    elif report.tagged and not any(report.label_counts.values()):
+        found.append("No text has an entity of the plan's types. Check data.label and data.label_map.")
     elif not any(report.label_counts.values()):
         found.append("No record has a label of the plan: every record would contribute zero. Check data.label_map.")
     elif report.one_class:
@@ -114,7 +117,12 @@ def warnings(report: DataReport) -> list[str]:
         found.append("Some rows are unreadable and left out. Check data.encoding, quotes and the number of fields.")
     if report.no_unit.count:
         found.append("Some rows name no unit and are left out.")
-    if report.unknown_label.count and report.label_counts:
+    if report.unknown_label.count and report.tagged:
+        found.append(
+            "Some texts have a tag that is none, or of a type that the plan does not have, and contribute zero. Map "
+            'such types in data.label_map: to a label of the plan, or to "O" where their entities do not count.'
+        )
+    elif report.unknown_label.count and report.label_counts:
         found.append("Some records have a label that the plan does not have and contribute zero. Check data.label_map.")
     if report.exclude_unmatched:
         number = f"{report.exclude_unmatched:,} of {report.exclude_ids:,}"
@@ -176,7 +184,16 @@ def _sections(
                 ("units with more than max_records", f"{report.over_max_records:.1%}"),
             ],
         ),
-        *([("Labels", [*labels, ("unknown, contributing zero", str(report.unknown_label))])] if ordered else []),
+        *(
+            [
+                (
+                    "Entities" if report.tagged else "Labels",
+                    [*labels, ("unknown, contributing zero", str(report.unknown_label))],
+                )
+            ]
+            if ordered
+            else []
+        ),
         ("Texts", [("words", str(report.words)), ("characters", str(report.characters))]),
     ]
     if token_lengths is not None:

@@ -48,6 +48,7 @@ class Generated:
     labels: Targets
     units: NDArray[np.int64]
     num_units: int
+    tags: list[Targets] | None = None  # of each text's words, where the plan's task labels tokens
 
 
 def generated(plan: Plan, event: TrainEvent) -> Generated:
@@ -59,8 +60,11 @@ def generated(plan: Plan, event: TrainEvent) -> Generated:
     records = num_units * max(1, min(event.max_records, most // num_units))
     random = np.random.Generator(np.random.PCG64(0))
     texts = [" ".join([_WORDS[i] for i in random.integers(0, len(_WORDS), length).tolist()]) for _ in range(records)]
-    labels = task_of(plan.task).nobody(records, plan.task.max_length)
-    return Generated(texts, labels, np.arange(records) % num_units, num_units)
+    task, units = task_of(plan.task), np.arange(records) % num_units
+    if task.per_token:
+        tags = list(task.nobody(records, length))
+        return Generated(texts, np.zeros(records, np.int64), units, num_units, tags)
+    return Generated(texts, task.nobody(records, plan.task.max_length), units, num_units)
 
 
 class Stage:

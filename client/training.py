@@ -26,6 +26,7 @@ from privet.common.precision import Precision
 from privet.common.prefix import CACHE_BYTES, PrefixExamples, splits
 from privet.common.privacy.events import TrainEvent
 from privet.common.privacy.noise import NoiseSource
+from privet.common.tagged import tagged
 from privet.common.tasks.base import task_of
 from privet.common.tasks.targets import Targets
 from privet.common.tokens import tokenise
@@ -76,13 +77,15 @@ class RoundTrainer:
         # Sets the truncation now: two threads that did so at once would disturb each other.
         self._pad = self._tokenise([""], self.task.nobody(1, 1), np.zeros(1, np.int64), 1).pad
         self.spec: AdapterSpec = self.classifier.spec
-        self.frozen_features = self.method.frozen_features(self.spec)
+        self.frozen_features = self.method.frozen_features(self.spec) and not self.task.per_token
         self._engines: dict[AdapterSpec, OpacusEngine | LinearEngine | SiteEngine] = {}
         self._rehearse_inference()
         self.engine(1)
 
     def prepare(self, data: LabelledTexts) -> Examples:
         """Tokenise once; for frozen features run the base once over every record."""
+        if self.task.per_token:
+            return tagged(data, self.tokenizer, self.plan.task, self.classifier.vocabulary)
         tokens = self._tokenise(data.texts, data.labels, data.units, data.num_units)
         if self.frozen_features:
             return frozen_features(self.classifier, tokens)

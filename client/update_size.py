@@ -8,6 +8,7 @@ from privet.common.base import checked_base
 from privet.common.config import Plan, Site
 from privet.common.errors import ModelError
 from privet.common.methods import is_foreign
+from privet.common.tasks.base import task_of
 
 # Of each architecture: config.json's names of width and depth, and the head of its stock sequence classifier.
 _WIDTH = {"bert": "hidden_size", "roberta": "hidden_size", "distilbert": "dim"}
@@ -48,7 +49,7 @@ def update_bytes(plan: Plan, folder: Path | None) -> int | None:
         return None
     if config.get("add_cross_attention"):
         return None
-    num_labels, rank = len(plan.task.labels), plan.lora.rank
+    num_labels, rank = task_of(plan.task).num_outputs, plan.lora.rank
     values = num_labels * (width + 1)  # the head: weight and bias
     if plan.method.kind != "head":
         if plan.lora.first_layer >= depth:

@@ -15,6 +15,7 @@ TARGETS = {
     "distilbert": {"query": "q_lin", "key": "k_lin", "value": "v_lin"},
 }
 LAST_LAYER = {"bert": "classifier", "roberta": "classifier.out_proj", "distilbert": "classifier"}
+_LAST_LAYER_OF_TOKENS = "classifier"  # in every stock classifier of tokens
 
 # Names in config.json, and what stands for one that is not there.
 _BERT: dict[str, tuple[str, Any]] = {
@@ -180,6 +181,11 @@ def refuse_code(folder: Path) -> None:
             where=str(folder),
             mend="use a plain encoder in safetensors.",
         )
+
+
+def last_layer_name(plan: Plan, kind: str) -> str:
+    """The last linear layer of the stock classifier that the plan takes."""
+    return _LAST_LAYER_OF_TOKENS if plan.model.pooling == "none" else LAST_LAYER[kind]
 
 
 def check_length(plan: Plan, architecture: Architecture, folder: Path) -> None:

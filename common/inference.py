@@ -8,13 +8,18 @@ from torch import Tensor
 from privet.common.adapter import Floats
 from privet.common.examples import Examples, FeatureExamples, TokenExamples, fill
 from privet.common.model import Classifier
+from privet.common.tagged import TaggedExamples
 
 __all__ = ["frozen_features", "record_logits"]
 
 
 def record_logits(classifier: Classifier, examples: Examples) -> Floats:
     """Logits of every record, float32 [N, L]: the mean over its windows. They may hold values that are not finite:
-    nan for a record that cannot be computed."""
+    nan for a record that cannot be computed. Of a task that labels tokens the rows of `common.tagging.entity_table`."""
+    if isinstance(examples, TaggedExamples):
+        from privet.common.tagging import entity_table
+
+        return entity_table(classifier, examples)
     layer = classifier.last_layer() if isinstance(examples, FeatureExamples) else classifier
     return examples.windows.mean(_outputs(layer, examples, classifier.task.num_outputs))
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from privet.common.adapter import AdapterSpec, Entry, Role
-from privet.common.architecture import LAST_LAYER, Architecture, check_length, read_architecture
+from privet.common.architecture import Architecture, check_length, last_layer_name, read_architecture
 from privet.common.config import Plan
 from privet.common.errors import ModelError
 from privet.common.tasks.base import task_of
@@ -38,10 +38,10 @@ def adapter_spec(plan: Plan, folder: Path) -> AdapterSpec | None:
             name = prefix + architecture.attention(index, target)
             entries.append(Entry(f"{name}.lora_A.weight", (rank, width), Role.LORA_A))
             entries.append(Entry(f"{name}.lora_B.weight", (width, rank), Role.LORA_B))
-    last = "head" if mean else LAST_LAYER[architecture.kind]
+    last = "head" if mean else last_layer_name(plan, architecture.kind)
     entries.append(Entry(f"{last}.weight", (num_labels, width), Role.HEAD))
     entries.append(Entry(f"{last}.bias", (num_labels,), Role.HEAD))
-    if not mean:
+    if plan.model.pooling == "cls":
         entries += _new(architecture, stored, folder)
     return AdapterSpec(tuple(sorted(entries, key=lambda entry: entry.name)))
 

@@ -1,7 +1,8 @@
 """The one place that builds a classifier from a plan: base, LoRA, pooling, head.
 
-`pooling = "cls"` is the stock AutoModelForSequenceClassification. `"mean"` is mean-pooled, L2-normalised, scaled
-features under one linear layer (as sentence-transformers: Reimers & Gurevych 2019).
+`pooling = "cls"` is the stock AutoModelForSequenceClassification, `"none"` the stock AutoModelForTokenClassification.
+`"mean"` is mean-pooled, L2-normalised, scaled features under one linear layer (as sentence-transformers: Reimers &
+Gurevych 2019).
 """
 
 import warnings
@@ -14,14 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from privet.common.adapter import AdapterSpec, Arrays, Entry, Floats, Role
+from privet.common.architecture import TARGETS as _TARGETS
 from privet.common.architecture import (
-    LAST_LAYER,
     check_length,
+    last_layer_name,
     model_type,
     read_architecture,
     refuse_code,
 )
-from privet.common.architecture import TARGETS as _TARGETS
 from privet.common.base import base_digest, checked_base, resolve_base
 from privet.common.config import Plan
 from privet.common.errors import ModelError
@@ -40,6 +41,7 @@ __all__ = [
 ]
 
 _NEW_MODULES = {"bert": [], "roberta": [], "distilbert": ["pre_classifier"]}  # besides the classifier
+_TASK_TYPES = {"cls": "SEQ_CLS", "none": "TOKEN_CLS", "mean": "FEATURE_EXTRACTION"}  # PEFT's
 # Dropout is off everywhere: it adds noise that buys no privacy, and one step must be a function of data and plan.
 _NO_DROPOUT = {
     "bert": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "classifier_dropout": 0.0},
@@ -49,14 +51,15 @@ _NO_DROPOUT = {
 
 
 class Classifier(nn.Module):
-    """Texts' token ids to logits [N, L]; its adapter is every array that training may change."""
+    """Texts' token ids to logits [N, K], or [N, T, K] of every token; its adapter is all that training may change."""
 
     def __init__(self, plan: Plan, encoder: nn.Module, head: nn.Linear | None, new: frozenset[str], kind: str) -> None:
         super().__init__()
         self.plan, self.encoder, self.head = plan, encoder, head
         self.task = task_of(plan.task)
         self.model_type = kind
-        last = LAST_LAYER[kind]
+        self._last = last_layer_name(plan, kind)
+        last = self._last
         self._parameters_by_name: dict[str, nn.Parameter] = {}
         entries = []
         for full, parameter in self.named_parameters():
@@ -116,7 +119,7 @@ class Classifier(nn.Module):
         return nn.functional.normalize(mean, dim=-1) * self.plan.model.feature_scale
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Logits [N, L]."""
+        """Logits [N, K], or [N, T, K]."""
         if self.head is None:
             logits: Tensor = self.encoder(input_ids=input_ids, attention_mask=whole_mask(attention_mask)).logits
             return logits
@@ -127,7 +130,7 @@ class Classifier(nn.Module):
         """The linear layer that yields the logits."""
         if self.head is not None:
             return self.head
-        weight = self._parameters_by_name[f"{LAST_LAYER[self.model_type]}.weight"]
+        weight = self._parameters_by_name[f"{self._last}.weight"]
         return next(m for m in self.encoder.modules() if isinstance(m, nn.Linear) and m.weight is weight)
 
     def _last_layer_input(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
@@ -196,8 +199,12 @@ def build_classifier(plan: Plan, folder: Path) -> Classifier:
     labels = task_of(plan.task).output_names
     try:
         with _quiet_loading():
-            if plan.model.pooling == "cls":
-                encoder, info = transformers.AutoModelForSequenceClassification.from_pretrained(
+            if plan.model.pooling != "mean":
+                stock = {
+                    "cls": transformers.AutoModelForSequenceClassification,
+                    "none": transformers.AutoModelForTokenClassification,
+                }
+                encoder, info = stock[plan.model.pooling].from_pretrained(
                     folder,
                     num_labels=len(labels),
                     id2label=dict(enumerate(labels)),
@@ -229,7 +236,7 @@ def build_classifier(plan: Plan, folder: Path) -> Classifier:
         lora_dropout=0.0,
         bias="none",
         modules_to_save=to_save or None,
-        task_type="SEQ_CLS" if plan.model.pooling == "cls" else "FEATURE_EXTRACTION",
+        task_type=_TASK_TYPES[plan.model.pooling],
     )
     with warnings.catch_warnings():  # PEFT asks transformers for an attribute by its old name
         warnings.simplefilter("ignore", FutureWarning)
@@ -253,7 +260,7 @@ def _modules_to_save(plan: Plan, kind: str, missing: set[str]) -> list[str]:
     """
     if plan.model.pooling == "mean":
         return []
-    allowed = ["classifier", *_NEW_MODULES[kind]]
+    allowed = ["classifier", *(_NEW_MODULES[kind] if plan.model.pooling == "cls" else [])]
     if any(".pooler." in name for name in missing):
         allowed.append("pooler")
     for name in missing:

@@ -30,8 +30,10 @@ def cache_bytes(memory: int | None) -> int:
 
 
 def splits(classifier: Classifier) -> bool:
-    """Whether this classifier has a frozen lower part that is computed apart: BERT, with LoRA from a later layer on."""
-    return classifier.model_type == "bert" and classifier.plan.lora.first_layer > 0
+    """Whether this classifier has a frozen lower part that is computed apart: BERT, with LoRA from a later layer on,
+    and one row of logits for a window."""
+    plan = classifier.plan
+    return classifier.model_type == "bert" and plan.lora.first_layer > 0 and plan.model.pooling != "none"
 
 
 def lower(classifier: Classifier, input_ids: Tensor, attention_mask: Tensor) -> Tensor:

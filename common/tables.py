@@ -55,7 +55,7 @@ def read_columns(
     wanted = tuple(dict.fromkeys(columns))
     problem = ""
     try:
-        _check_file(path)
+        check_file(path)
         if kind == "parquet":
             return _read_parquet(path, wanted, codec, lists or {})
         with path.open(encoding=codec, errors=MARKING, newline="\n" if kind == "jsonl" else "") as file:
@@ -72,7 +72,8 @@ def read_columns(
     raise DataError(problem, where=str(path), mend=mend)
 
 
-def _check_file(path: Path) -> None:
+def check_file(path: Path) -> None:
+    """Raises: DataError unless there is an ordinary file that is not empty."""
     if path.is_dir():
         raise DataError("this is a folder.", where=str(path), mend="give the path of one file.")
     if not path.exists():
@@ -103,7 +104,7 @@ def _read_delimited(file: TextIO, path: Path, wanted: Sequence[str], delimiter: 
 def _read_json_lines(file: TextIO, path: Path, wanted: Sequence[str], lists: Mapping[str, str]) -> Table:
     found, absent = Rows(wanted), set(map(plain, wanted))
     names: dict[str, None] | None = None  # those that every row has: the others may be content
-    decoder, texts = json.JSONDecoder(object_pairs_hook=_members), [_text_of(column, lists) for column in wanted]
+    decoder, texts = json.JSONDecoder(object_pairs_hook=members), [_text_of(column, lists) for column in wanted]
     for number, line in enumerate(file, start=1):
         line = line.removeprefix("\ufeff").strip() if number == 1 else line.strip()
         if not line:
@@ -139,7 +140,7 @@ def _text_of(column: str, lists: Mapping[str, str]) -> Callable[[object], str | 
     return partial(joined_text, separator=lists[column]) if column in lists else as_text
 
 
-def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A JSON object whose names are distinct: which of two units a row belongs to is not guessed."""
     record = dict(pairs)
     if len(record) != len(pairs):

@@ -52,7 +52,7 @@ def run_server(
     public = load_public(server.public, plan.task) if server.public is not None else None
     classifier = build_classifier(plan, base)
     start = load_start(plan, server, classifier, base)
-    frozen = method.frozen_features(classifier.spec)
+    frozen = method.frozen_features(classifier.spec) and not classifier.task.per_token
     evaluate = None
     if public is not None:
         evaluate = PublicEvaluator(plan, classifier, load_tokenizer(base), *public, frozen)

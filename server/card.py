@@ -131,14 +131,16 @@ def loading_snippet(plan: Plan) -> str:
             f"base = {_literal(base)}" + ("" if hub_id(base) else "  # the folder of the base model on your machine")
         ]
     mean = plan.model.pooling == "mean"
-    loading = _MEAN if mean else _CLS
+    tokens = plan.model.pooling == "none"
+    loading = _MEAN if mean else _TOKENS if tokens else _CLS
+    stock = "AutoModel" if mean else f"AutoModelFor{'Token' if tokens else 'Sequence'}Classification"
     imports = [
         "from pathlib import Path",
         "",
         "import torch",
         "from peft import PeftModel",
         *(["from safetensors.torch import safe_open"] if mean else []),
-        f"from transformers import {'AutoModel' if mean else 'AutoModelForSequenceClassification'}, AutoTokenizer",
+        f"from transformers import {stock}, AutoTokenizer",
         "",
         'adapter = "."  # the folder of this card',
         *where,
@@ -175,6 +177,20 @@ with torch.inference_mode():
 """
     + _SHOW
 )
+_TOKENS = """\
+plan = tomllib.loads(Path(adapter, "plan.toml").read_text(encoding="utf-8"))
+tags = ["O", *(f"{place}-{label}" for label in plan["task"]["labels"] for place in "BI")]
+tokenizer = AutoTokenizer.from_pretrained(adapter)
+inputs = tokenizer([text], truncation=True, max_length=plan["task"]["max_length"], return_tensors="pt")
+model = AutoModelForTokenClassification.from_pretrained(
+    base, num_labels=len(tags), dtype=torch.float32, ignore_mismatched_sizes=True
+)
+model = PeftModel.from_pretrained(model, adapter).eval()
+with torch.inference_mode():
+    best = model(**inputs).logits[0].argmax(-1)
+for piece, tag in zip(tokenizer.convert_ids_to_tokens(inputs["input_ids"][0]), best.tolist()):
+    print(piece, tags[tag])  # the first piece of a word says its tag
+"""
 _MEAN = (
     _READ
     + """\

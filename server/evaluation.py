@@ -1,6 +1,7 @@
 """Judging the global adapter on text that anyone may see."""
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +13,7 @@ from privet.common.tables import read_columns
 from privet.common.tasks.base import Public, task_of
 from privet.common.tasks.targets import Targets, known
 from privet.common.tokens import tokenise
+from privet.server.tagged_public import load_tagged
 
 if TYPE_CHECKING:
     from privet.common.examples import Examples
@@ -20,11 +22,14 @@ if TYPE_CHECKING:
 
 def load_public(data: PublicData, task: TaskSpec | Sequence[str]) -> tuple[list[str], Targets]:
     """Texts and targets of the public file; rows without text or with a label outside the plan are left out.
+    Where the task labels tokens, a target is the array of a text's tags.
 
     task: the plan's; labels alone are those of a classification.
 
     Raises: DataError.
     """
+    if isinstance(task, TaskSpec) and task.kind == "tokens":
+        return load_tagged(data, task)
     lists = {data.label: data.label_separator}
     table = read_columns(data.source, [data.text, data.label], encoding=data.encoding, lists=lists)
     chosen = task_of(task)
@@ -61,13 +66,19 @@ class PublicEvaluator:
         frozen: bool,
     ) -> None:
         from privet.common.inference import frozen_features
+        from privet.common.tagged import tagged
 
         self._task, self._classifier = task_of(plan.task), classifier
         self._truth = np.asarray(truth)
         units = np.arange(len(texts))
+        if self._task.per_token:
+            data = SimpleNamespace(texts=texts, tags=list(truth), units=units, num_units=len(texts))
+            self._examples: Examples = tagged(data, tokenizer, plan.task, None)
+            self._truth = self._examples.labels
+            return
         settings: dict[str, int] = {"windows": plan.task.windows, "stride": plan.task.stride}
         tokens = tokenise(texts, self._truth, units, len(texts), tokenizer, plan.task.buckets, **settings)
-        self._examples: Examples = frozen_features(classifier, tokens) if frozen else tokens
+        self._examples = frozen_features(classifier, tokens) if frozen else tokens
 
     def __call__(self, arrays: Arrays) -> Public:
         """Metrics of the adapter `arrays` on the public file."""

@@ -10,10 +10,13 @@ from numpy.typing import NDArray
 from privet.client.split import point, split_key, taken, trains
 from privet.common.config import SimulationSpec, TaskSpec
 from privet.common.errors import ConfigError, DataError
+from privet.common.sequences import read_tagged
 from privet.common.tables import Table, read_columns
 from privet.common.tasks.base import task_of
 from privet.common.tasks.multilabel import codes
+from privet.common.tasks.tags import Tags
 from privet.common.tasks.targets import Targets, known, per_label
+from privet.common.tasks.tokens import main_type, read_tags, respelled
 from privet.simulations.partition import partition
 
 Integers = NDArray[np.int64]
@@ -29,6 +32,7 @@ class Records:
     units: Integers
     num_units: int
     points: NDArray[np.uint64]
+    tags: Sequence[Tags | None] = ()  # [N], of the words, where the plan's task labels tokens
 
     def split(self, train_fraction: float) -> tuple["Records", "Records"]:
         """The records of the units that train, and those of the validation units, as a real site parts them."""
@@ -51,6 +55,7 @@ class Records:
             units,
             int(chosen.sum()),
             self.points[chosen],
+            [self.tags[index] for index in kept] if self.tags else (),
         )
 
 
@@ -83,6 +88,8 @@ class SimulationData:
         units, labels = None if self.by_record else self.units, self.labels
         if isinstance(task, TaskSpec) and task.kind == "multilabel":
             labels = [next(iter(codes(cell, self.separator)), "") for cell in self.labels]
+        if isinstance(task, TaskSpec) and task.kind == "tokens":
+            labels = [main_type(cell) for cell in self.labels]
         rows = partition(spec, labels=labels, columns=self.columns, units=units, num_sites=num_sites, seed=seed)
         width = len(str(max(0, len(rows) - 1)))
         named: dict[str, Records] = {}
@@ -102,6 +109,10 @@ class SimulationData:
             )
         return found
 
+    def test_tags(self, task: TaskSpec) -> list[Tags | None]:
+        """The tags of the test rows, where the task labels tokens."""
+        return read_tags(self.test_texts, self.test_labels, _numbered(task))
+
     def _targets(self, cells: Sequence[str], task: TaskSpec | Sequence[str]) -> Targets:
         chosen = task_of(task)
         plan = {label: index for index, label in enumerate(chosen.spec.labels)}
@@ -118,7 +129,17 @@ class SimulationData:
             np.array(members, np.int64),
             len(units),
             np.array([point(key, unit.encode("utf-8", "surrogatepass")) for unit in units], np.uint64),
+            self._tags(rows, task),
         )
+
+    def _tags(self, rows: Integers, task: TaskSpec | Sequence[str]) -> Sequence[Tags | None]:
+        if not isinstance(task, TaskSpec) or task.kind != "tokens":
+            return ()
+        return read_tags([self.texts[row] for row in rows], [self.labels[row] for row in rows], _numbered(task))
+
+
+def _numbered(task: TaskSpec) -> dict[str, int]:
+    return {label: index for index, label in enumerate(task.labels)}
 
 
 def _plain_id(text: str) -> str:
@@ -140,6 +161,10 @@ def load_data(spec: SimulationSpec, task: TaskSpec | Sequence[str]) -> Simulatio
     """
     if spec.data is None:
         return generated(task, seed=spec.seed)
+    if isinstance(task, TaskSpec) and task.kind == "tokens":
+        further = [name for name in wanted_columns(spec) if name not in (spec.text, spec.label)]
+        table = read_tagged(spec.data, spec.text, spec.label, further, encoding=spec.encoding)
+        return from_table(table, spec, task, str(spec.data))
     lists = {spec.label: spec.label_separator}
     table = read_columns(spec.data, wanted_columns(spec), encoding=spec.encoding, lists=lists)
     return from_table(table, spec, task, str(spec.data))
@@ -176,6 +201,8 @@ def from_table(table: Table, spec: SimulationSpec, task: TaskSpec | Sequence[str
     if chosen.spec.kind == "multilabel":
         parted = [codes(cell, spec.label_separator) for cell in cells]
         mapped = [spec.label_separator.join(spec.label_map.get(code, code) for code in part) for part in parted]
+    elif chosen.spec.kind == "tokens":
+        mapped = [respelled(cell, spec.label_map) for cell in cells]
     else:
         mapped = [spec.label_map.get(local, local) for local in cells]
     targets = chosen.targets(mapped, plan, spec.label_separator)
@@ -213,6 +240,7 @@ def generated(
     from privet.simulations.corpus.bank import LABELS as BANK
     from privet.simulations.corpus.codes import coded_notes, public_coded_notes
     from privet.simulations.corpus.hospital import LABELS as HOSPITAL
+    from privet.simulations.corpus.tagged import TYPES, tagged_notes
 
     spec = task_of(task).spec
     labels = spec.labels
@@ -222,6 +250,9 @@ def generated(
     elif spec.kind == "classification" and set(labels) == set(HOSPITAL):
         test = public_sample("hospital", num_sites=num_sites, seed=seed)
         corpus = hospital_notes(num_sites=num_sites, num_patients=num_units, seed=seed)
+    elif spec.kind == "tokens" and set(labels) == set(TYPES):
+        test = tagged_notes(num_sites=num_sites, num_patients=max(1, num_units // 3), seed=seed, public=True)
+        corpus = tagged_notes(num_sites=num_sites, num_patients=num_units, seed=seed)
     elif spec.kind == "classification" and set(labels) == set(BANK):
         test = public_sample("bank", num_sites=num_sites, seed=seed)
         corpus = bank_complaints(num_sites=num_sites, num_customers=num_units, seed=seed)

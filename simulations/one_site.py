@@ -38,6 +38,7 @@ def pooled_records(records: Mapping[str, Records]) -> Records:
         np.concatenate([part.units + start for part, start in zip(parts, starts, strict=False)]),
         int(starts[-1]),
         np.concatenate([part.points for part in parts]),
+        [row for part in parts for row in part.tags],
     )
 
 

@@ -21,7 +21,7 @@ from privet.common.initial import initial_adapter
 from privet.common.live import Event, Listener
 from privet.common.methods import method_for
 from privet.common.privacy.statement import Statement
-from privet.common.tasks.base import Public, task_of
+from privet.common.tasks.base import Public, record_width, task_of
 from privet.common.tasks.score import score_of
 from privet.server.judgement import kept_round
 from privet.server.strategy import PrivetStrategy
@@ -249,7 +249,7 @@ class Simulator:
     def _compute_features(self, spec: AdapterSpec) -> None:
         """Once, where only the last layer is trained: what it reads of every window."""
         store, self._store = self._store, None
-        if store is None or not method_for(self.plan).frozen_features(spec):
+        if store is None or not method_for(self.plan).frozen_features(spec) or self._task.per_token:
             return
         parts = even_shards(store.num_windows)
         found: Floats | None = None
@@ -261,7 +261,7 @@ class Simulator:
 
     def _logits(self, arrays: Floats) -> Floats:
         """Of the public test texts, float32 [N, L]."""
-        table = np.empty((len(self._truth), self._task.num_outputs), np.float32)
+        table = np.empty((len(self._truth), record_width(self._task)), np.float32)
         parts = even_shards(len(table))
         for index, rows in self._engine.map(Job("logits", arrays=arrays), [Shard(part) for part in parts]):
             table[parts[index].start : parts[index].stop] = rows

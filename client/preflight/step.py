@@ -118,10 +118,12 @@ def synthetic(trainer: "RoundTrainer", num_units: int, records: int) -> "TokenEx
     count = num_units * records
     shape = (count * task.windows, task.buckets[-1])
     ids = generator.integers(0, trainer.classifier.vocabulary, shape, dtype=np.int32)
-    labels = trainer.task.nobody(count, task.max_length)
+    labels, tags = trainer.task.nobody(count, task.max_length), None
+    if trainer.task.per_token:
+        labels, tags = np.zeros(count, np.int64), list(trainer.task.nobody(len(ids), task.max_length).astype(np.int32))
     units = Units(np.repeat(np.arange(num_units), records), num_units)
     pad = int(trainer.tokenizer.pad_token_id or 0)
-    return TokenExamples(list(ids), labels, units, task.buckets, pad, Windows(np.full(count, task.windows)))
+    return TokenExamples(list(ids), labels, units, task.buckets, pad, Windows(np.full(count, task.windows)), tags)
 
 
 def measure(task: Task) -> Trial:

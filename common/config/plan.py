@@ -49,6 +49,9 @@ class TaskSpec(Table):
     class_weights: dict[str, Annotated[float, Field(gt=0, le=100)]] = Field(default_factory=dict)  # 1 where not named
     label_smoothing: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     thresholds: Threshold | dict[str, Threshold] = 0.5  # multilabel: probability from which a label is said
+    entity_bound: Annotated[float, Field(gt=0, le=1000)] = (
+        4.0  # tokens: L2 norm that a unit's mean counts are clipped to
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -86,6 +89,10 @@ class TaskSpec(Table):
             raise ValueError('Expected neither class_weights nor label_smoothing with kind = "tokens".')
         if self.kind != "multilabel" and self.thresholds != 0.5:
             raise ValueError('Expected thresholds with kind = "multilabel" only.')
+        if self.kind == "tokens" and "O" in self.labels:
+            raise ValueError('Expected types of entities as labels: "O" is the tag of all other words.')
+        if self.kind != "tokens" and self.entity_bound != 4.0:
+            raise ValueError('Expected entity_bound with kind = "tokens" only.')
         for key in ("class_weights", "thresholds"):
             table = getattr(self, key)
             absent = [name for name in table if name not in self.labels] if isinstance(table, dict) else []
@@ -96,7 +103,7 @@ class TaskSpec(Table):
     @model_serializer(mode="wrap")
     def _without_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """A plan that does not use these keys keeps the digest that it had before they were."""
-        later: dict[str, Any] = {"class_weights": {}, "label_smoothing": 0.0, "thresholds": 0.5}
+        later: dict[str, Any] = {"class_weights": {}, "label_smoothing": 0.0, "thresholds": 0.5, "entity_bound": 4.0}
         return {key: value for key, value in handler(self).items() if key not in later or value != later[key]}
 
     def __hash__(self) -> int:  # tables are dicts
@@ -232,6 +239,8 @@ class Plan(Table):
             raise ValueError('Expected model.pooling = "none" with task.kind = "tokens", and only there.')
         if self.task.kind == "multilabel" and self.evaluation.release == "confusion":
             raise ValueError('Expected evaluation.release = "accuracy" or "per_class" with task.kind = "multilabel".')
+        if self.task.kind == "tokens" and self.evaluation.release == "confusion":
+            raise ValueError('Expected evaluation.release = "accuracy" or "per_class" with task.kind = "tokens".')
         return self
 
     @model_validator(mode="after")

@@ -42,7 +42,7 @@ class DataSpec(Table):
     password_file: Path | None = None  # readable by its owner only
     password_env: Annotated[str, PlainValidator(_variable)] | None = None
     timeout: Annotated[float, Field(gt=0, le=86_400)] = 600.0  # seconds that reading from a database may take
-    format: Literal["csv", "tsv", "jsonl", "parquet"] | None = None  # None: by the file's suffix
+    format: Literal["csv", "tsv", "jsonl", "parquet", "tokens", "conll"] | None = None  # None: by the file's suffix
     encoding: str = "utf-8"
     text: Annotated[str, Field(min_length=1)]
     label: Annotated[str, Field(min_length=1)]

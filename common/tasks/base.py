@@ -16,11 +16,12 @@ from privet.common.tasks.classification import Classification
 from privet.common.tasks.counts import Estimate
 from privet.common.tasks.multilabel import Multilabel
 from privet.common.tasks.targets import Targets
+from privet.common.tasks.tokens import Tokens
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Noised", "Public", "Task", "task_of"]
+__all__ = ["Noised", "Public", "Task", "record_width", "task_of"]
 
 
 class Public(Protocol):
@@ -119,9 +120,15 @@ class Task(Protocol):
         """Metrics of logits on public text, all of known targets."""
 
 
+def record_width(task: Task) -> int:
+    """Numbers of the row that a record's metrics are read from: its logits, or what stands for them."""
+    return getattr(task, "record_width", task.num_outputs)
+
+
 _KINDS: dict[str, Callable[[TaskSpec], Task]] = {
     "classification": Classification,
     "multilabel": Multilabel,
+    "tokens": Tokens,
 }
 
 

@@ -50,8 +50,8 @@ class AtSites(_Part):
     error: float | None
     noise_error: float | None
     noise_share: float | None
-    num_units: float
-    num_units_error: float
+    num_units: float | None = None  # not told by counts of entities
+    num_units_error: float | None = None
     recall: dict[str, Estimated | None] = Field(default_factory=dict)
     confusion: list[list[float]] | None = None  # rows: truth
 

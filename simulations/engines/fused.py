@@ -46,7 +46,7 @@ class FusedWork:
         nobody = Units(np.zeros(len(store.labels), np.int64), 1)
         windows = Windows(np.diff(store.record_start))
         self._tokens = TokenExamples.of(
-            store.ids, store.window_start, store.labels, nobody, plan.task.buckets, store.pad, windows, store.tags
+            store.ids, store.window_start, store.labels, nobody, plan.task.buckets, store.pad, windows
         )
         self._run: Run | None = None
 

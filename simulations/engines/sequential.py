@@ -15,6 +15,7 @@ from privet.common.inference import frozen_features, record_logits
 from privet.common.initial import initial_adapter
 from privet.common.precision import usable_precision
 from privet.common.privacy.noise import SeededNoise
+from privet.common.tagged import TaggedExamples, TagTable
 from privet.common.tasks.targets import Targets, known
 from privet.simulations.engines.store import Part, Store
 from privet.simulations.engines.work import Recipe, Run
@@ -99,11 +100,25 @@ class SequentialWork:
         if self._trainer.frozen_features:
             assert store.features is not None
             return FeatureExamples(torch.from_numpy(store.features[numbers]), labels, grouped, windows)
+        if store.words is not None:
+            return self._tagged(rows, numbers, labels, grouped, windows)
         return self._tokens(numbers, labels, grouped, windows)
 
     def _tokens(self, numbers: Integers, labels: Targets, units: Units, windows: Windows) -> TokenExamples:
+        ids = self._of_windows(self._store.ids, numbers)
+        return TokenExamples(ids, labels, units, self._plan.task.buckets, self._store.pad, windows)
+
+    def _tagged(
+        self, rows: Integers, numbers: Integers, labels: Targets, units: Units, windows: Windows
+    ) -> TaggedExamples:
+        store = self._store
+        assert store.words is not None
+        assert store.tags is not None
+        assert store.tag_start is not None
+        tags = TagTable.of([store.tags[store.tag_start[row] : store.tag_start[row + 1]] for row in rows.tolist()])
+        ids, words = self._of_windows(store.ids, numbers), self._of_windows(store.words, numbers)
+        return TaggedExamples(ids, words, tags, labels, units, self._plan.task.buckets, store.pad, windows)
+
+    def _of_windows(self, flat: NDArray[np.int32], numbers: Integers) -> list[NDArray[np.int32]]:
         starts = self._store.window_start
-        ids, tags = [self._store.ids[starts[number] : starts[number + 1]] for number in numbers.tolist()], None
-        if self._store.tags is not None:
-            tags = [self._store.tags[starts[number] : starts[number + 1]] for number in numbers.tolist()]
-        return TokenExamples(ids, labels, units, self._plan.task.buckets, self._store.pad, windows, tags)
+        return [flat[starts[number] : starts[number + 1]] for number in numbers.tolist()]

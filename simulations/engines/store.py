@@ -8,7 +8,9 @@ units each belongs. So a site costs a row in a few arrays and no Python object.
     window_start [W + 1] int64    where each window's ids begin
     record_start [R + 1] int64    where each record's windows begin
     labels [R] or [R, L]          targets (`common.tasks.targets`), or UNKNOWN; the truth for public records
-    tags [T] int32                of the ids, NO_TAG where a piece has none; None where records are labelled as a whole
+    words [T] int32               of the ids, which word of its record a piece stands for, or NO_WORD; and
+    tags, tag_start               of all words, record by record (`common.tagged.TagTable`); None where records are
+                                  labelled as a whole
     train, validation             `Part`s; `public_start`: the number of the first public record
     names [N] bytes               of the sites (ASCII): what seeds their noise
     features [W, d] float32       of every window, raw; None until computed, and but for frozen features
@@ -30,6 +32,7 @@ from privet.common.adapter import Floats
 from privet.common.tasks.targets import Targets
 
 _ALIGNMENT = 64  # bytes
+_OF_TAGS = ("words", "tags", "tag_start")
 Layout = Mapping[str, tuple[str, tuple[int, ...], int]]  # dtype, shape and offset of each array
 Anything = NDArray[Any]
 
@@ -66,7 +69,9 @@ class Store:
     public_start: int
     pad: int
     features: Floats | None = field(default=None)
-    tags: NDArray[np.int32] | None = None
+    words: NDArray[np.int32] | None = None
+    tags: NDArray[np.int16] | None = None
+    tag_start: NDArray[np.int64] | None = None
 
     @property
     def num_sites(self) -> int:
@@ -93,8 +98,7 @@ class Store:
             "names": self.names,
             "scalars": np.array([self.public_start, self.pad], np.int64),
         }
-        if self.tags is not None:
-            found["tags"] = self.tags
+        found |= {name: getattr(self, name) for name in _OF_TAGS if getattr(self, name) is not None}
         for kind, part in (("train", self.train), ("validation", self.validation)):
             found |= {f"{kind}.{name}": array for name, array in vars(part).items()}
         return found
@@ -117,7 +121,7 @@ class Store:
             names=arrays["names"],
             public_start=public_start,
             pad=pad,
-            tags=arrays.get("tags"),
+            **{name: arrays.get(name) for name in _OF_TAGS},
         )
 
 

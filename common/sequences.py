@@ -1,0 +1,280 @@
+"""Texts of which every word has a tag: JSON lines with a list of words and one of tags, or columns as CoNLL's.
+
+What is read becomes the columns of a table as any other file's: a text is its words joined by single spaces, its label
+the tags joined so (`words_of` takes them apart; white space within a word or tag becomes a space that does not break).
+A text that cannot be read is told by its number and leaves its neighbours untouched; nothing here shows a word.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+from privet.common.columns import Rows, Table, as_text, candidates, plain
+from privet.common.decoding import MARK, MARKING, text_codec
+from privet.common.errors import DataError
+from privet.common.tables import check_file, members, read_columns
+
+__all__ = [
+    "DOCUMENT",
+    "SEQUENCE_FORMATS",
+    "is_tagged",
+    "read_sequences",
+    "read_tagged",
+    "sequence_format",
+    "spelled",
+    "types_of",
+    "words_of",
+]
+
+SEQUENCE_FORMATS = ("tokens", "conll")
+DOCUMENT = "document"  # as a CoNLL file's column: what its -DOCSTART- lines, or "# newdoc id =", name
+_SUFFIXES = {".jsonl": "tokens", ".ndjson": "tokens", ".conll": "conll", ".iob": "conll", ".bio": "conll"}
+_SUFFIXES |= {".conllu": "conll", ".tsv": "conll", ".txt": "conll"}
+_OWN_SUFFIXES = frozenset({".conll", ".conllu", ".iob", ".bio"})
+_COMMENT = re.compile(r"#\s*([^\s=][^=]*?)\s*=\s*(.*)")
+_NAMELESS = frozenset({"-X-", "-", "O", "_"})  # what stands beside -DOCSTART- where it names nothing
+_HARD_SPACE = "\u00a0"
+_NUMBERS = "a text's tags are numbers, which mean nothing without the list that they count."
+
+
+def words_of(cell: str) -> list[str]:
+    """The words of a text, or the tags of a label, as `read_sequences` joined them; none of an empty one.
+
+    >>> words_of("the  cat"), words_of("")
+    (['the', '', 'cat'], [])
+    """
+    return cell.split(" ") if cell else []
+
+
+def types_of(known: Mapping[str, int]) -> dict[str, int]:
+    """Types of entities as tags spell them: in tags read here no white space breaks."""
+    return {spelled(name): number for name, number in known.items()}
+
+
+def spelled(name: str) -> str:
+    """A type of entities as tags that are read here spell it."""
+    return _joined([name])
+
+
+def sequence_format(path: Path, format: str | None = None) -> str | None:
+    """ "tokens" or "conll" for a file of tagged texts, as stated or by its suffix; None where neither says so."""
+    return format if format in SEQUENCE_FORMATS else _SUFFIXES.get(path.suffix.lower()) if format is None else None
+
+
+def is_tagged(path: Path, format: str | None) -> bool:
+    """Whether a site's file holds tagged texts: as stated, or by a suffix that no other format has."""
+    return format in SEQUENCE_FORMATS or (format is None and path.suffix.lower() in _OWN_SUFFIXES)
+
+
+def read_tagged(path: Path, words: str, tags: str, columns: Sequence[str] = (), *, encoding: str = "utf-8") -> Table:
+    """As `read_sequences`, the format by the suffix; or as any table, in which words, and tags, stand in one cell
+    between single spaces. Raises: DataError."""
+    if sequence_format(path) is None:
+        return read_columns(path, [words, tags, *columns], encoding=encoding)
+    return read_sequences(path, words, tags, columns, encoding=encoding)
+
+
+def read_sequences(
+    path: Path,
+    words: str,
+    tags: str,
+    columns: Sequence[str] = (),
+    *,
+    format: str | None = None,
+    encoding: str = "utf-8",
+) -> Table:
+    """Read tagged texts: the columns `words` and `tags`, and further ones as they are; a row is a text.
+
+    "tokens": JSON lines; `words` and `tags` name lists of strings, of one length. "conll": a line is a word and its
+    tags, between tabs, or white space where there is no tab; a blank line ends a text. `words` and `tags` are numbers
+    of columns, 1 the first and -1 the last. Of a further column the value is what the nearest comment `# name = value`
+    above the text says, up to the next -DOCSTART-; DOCUMENT is what stands beside -DOCSTART-. Rows are told by the line
+    on which they begin.
+    A text is unreadable when it holds undecodable bytes, a NUL, or another number of tags than of words; when a tag is
+    empty or no string; when a line lacks one of the columns.
+
+    Raises: DataError when the file is missing, empty or not of its format, a column is absent, the format or encoding
+    is unknown; where no text is readable and tags are numbers.
+    """
+    kind = sequence_format(path, format)
+    if kind is None:
+        mend = f'state format = "tokens" (JSON lines) or "conll", or use a suffix of {", ".join(_SUFFIXES)}.'
+        raise DataError("its format of tagged texts is unknown.", where=str(path), mend=mend)
+    wanted = tuple(dict.fromkeys([words, tags, *columns]))
+    if kind == "tokens":
+        with _opened(path, encoding) as file:
+            return _read_json_lines(file, path, words, tags, wanted)
+    places = _place(words, "text", path), _place(tags, "label", path)
+    with _opened(path, encoding) as file:
+        return _read_columns(file, path, words, tags, places, wanted)
+
+
+@contextmanager
+def _opened(path: Path, encoding: str) -> Iterator[TextIO]:
+    """The file's text; bytes that are none of the encoding stay in their lines, as MARK. Raises: DataError."""
+    codec = text_codec(encoding)
+    if codec is None:
+        mend = 'state a known one, for example "utf-8", "cp1252", "latin-1", "utf-16" or "gb18030".'
+        raise DataError(f"the encoding {encoding!r} is unknown.", where=str(path), mend=mend)
+    problem = ""
+    try:
+        check_file(path)
+        with path.open(encoding=codec, errors=MARKING, newline="\n") as file:
+            yield file
+    except OSError as error:
+        problem = f"cannot be read ({error.strerror or 'input or output failed'})."
+    except UnicodeError:  # a codec that gives up as a whole, such as utf-16 without a byte order mark
+        problem = f"cannot be decoded as {encoding}."
+    if problem:
+        mend = "check the file's permissions and its encoding (utf-16 needs a byte order mark: else utf-16-le, -be)."
+        raise DataError(problem, where=str(path), mend=mend)
+
+
+def _read_json_lines(file: TextIO, path: Path, words: str, tags: str, wanted: Sequence[str]) -> Table:
+    found, absent, numbered = Rows(wanted), set(wanted), False
+    names: dict[str, None] | None = None  # those that every row has: the others may be content
+    decoder = json.JSONDecoder(object_pairs_hook=members)
+    for number, line in enumerate(file, start=1):
+        line = line.removeprefix("\ufeff").strip() if number == 1 else line.strip()
+        if not line:
+            continue
+        values: list[str | None] | None = None
+        if "\0" not in line and MARK not in line:
+            try:
+                record = decoder.decode(line)
+                if isinstance(record, dict):
+                    record = {plain(key): value for key, value in record.items()} | record
+                    names = {name: None for name in (record if names is None else names) if name in record}
+                    absent.difference_update(name for name in wanted if plain(name) in record)
+                    numbered = numbered or _are_numbers(record.get(tags, record.get(plain(tags))))
+                    values = _values(record, words, tags, wanted)
+            except (ValueError, TypeError, RecursionError):
+                values = None
+        if values is None:
+            found.unreadable.append(number)
+        else:
+            found.add(number, values)
+    if absent and names is not None:
+        column = next(column for column in wanted if column in absent)
+        raise DataError(f"has no column {column!r}.", where=str(path), mend=candidates(column, list(names)))
+    if numbered and not found.rows:
+        raise DataError(_NUMBERS, where=str(path), mend='write names instead: "O", "B-Disease", "I-Disease".')
+    return found.table()
+
+
+def _values(record: Mapping[str, object], words: str, tags: str, wanted: Sequence[str]) -> list[str | None]:
+    """Raises: ValueError, TypeError for a text that cannot be read."""
+    found: dict[str, str | None] = {}
+    for column in wanted:
+        value = record.get(column, record.get(plain(column)))
+        if column not in (words, tags):
+            found[column] = as_text(value)
+        elif isinstance(value, list) and all(isinstance(part, str) for part in value):
+            found[column] = _joined(value)
+            if column == tags and not all(part.strip() for part in value):
+                raise ValueError("an empty tag")
+        else:
+            raise TypeError("no list of strings")
+    _check_lengths(record.get(words, record.get(plain(words))), record.get(tags, record.get(plain(tags))))
+    return [found[column] for column in wanted]
+
+
+def _check_lengths(words: object, tags: object) -> None:
+    assert isinstance(words, list)
+    assert isinstance(tags, list)
+    if len(words) != len(tags):
+        raise ValueError("another number of tags than of words")
+
+
+def _joined(parts: Sequence[str]) -> str:
+    """Words as one text. What breaks within a word would break it in two, and its tag would be another's."""
+    return " ".join(part if part.isalnum() else _HARD_SPACE.join(part.split()) for part in parts)
+
+
+def _are_numbers(value: object) -> bool:
+    return isinstance(value, list) and any(isinstance(part, int) for part in value)
+
+
+# Columns
+
+
+def _place(column: str, key: str, path: Path) -> int:
+    """The index of a column by its number: 1 is the first, -1 the last."""
+    if re.fullmatch(r"-?[1-9]\d{0,2}", column) is None:
+        mend = f'columns of this format have no names: set {key} to a number, "1" for the first or "-1" for the last.'
+        raise DataError(f"no column is called {column!r}.", where=str(path), mend=mend)
+    number = int(column)
+    return number - 1 if number > 0 else number
+
+
+def _read_columns(
+    file: TextIO, path: Path, words: str, tags: str, places: tuple[int, int], wanted: Sequence[str]
+) -> Table:
+    found, seen, numbered = Rows(wanted), {words, tags}, False
+    for number, lines, said in _sentences(file):
+        seen.update(said)
+        parts = [_fields(line, places) for line in lines]
+        if MARK in "".join(lines) or "\0" in "".join(lines) or any(part is None or not part[1] for part in parts):
+            found.unreadable.append(number)
+            continue
+        text, label = ([part[side] for part in parts if part is not None] for side in (0, 1))
+        numbered = numbered or any(tag.isdigit() for tag in label)
+        cells: dict[str, str | None] = {**said, words: _joined(text), tags: _joined(label)}
+        found.add(number, [cells.get(column) for column in wanted])
+    absent = [column for column in wanted if column not in seen]
+    if absent and found.rows:
+        mend = f'write a line "# {absent[0]} = …" above each text, or "-DOCSTART- …" for "{DOCUMENT}".'
+        raise DataError(f"no text has a comment {absent[0]!r}.", where=str(path), mend=mend)
+    if numbered and not any(label and not label.isdigit() for label in _some(found, wanted.index(tags))):
+        raise DataError(_NUMBERS, where=str(path), mend='write names instead: "O", "B-Disease", "I-Disease".')
+    return found.table()
+
+
+def _some(found: Rows, place: int) -> Iterator[str]:
+    for cell in found.values[place]:
+        yield from words_of(cell or "")
+
+
+def _fields(line: str, places: tuple[int, int]) -> tuple[str, str] | None:
+    """Word and tag of a line; None where it lacks a column, or both are the same one."""
+    parts = line.split("\t") if "\t" in line else line.split()
+    picked: list[int] = []
+    for place in places:
+        index = place if place >= 0 else len(parts) + place
+        if not 0 <= index < len(parts):
+            return None
+        picked.append(index)
+    if picked[0] == picked[1]:
+        return None
+    return parts[picked[0]].strip(), parts[picked[1]].strip()
+
+
+def _sentences(file: TextIO) -> Iterator[tuple[int, list[str], Mapping[str, str]]]:
+    """The line on which a text begins, its lines, and what the comments above it say."""
+    said: dict[str, str] = {}
+    lines: list[str] = []
+    first = 0
+    for number, line in enumerate(file, start=1):
+        line = line.removeprefix("\ufeff") if number == 1 else line
+        line = line.rstrip("\r\n")
+        start = line.startswith("-DOCSTART-")
+        if not line.strip() or start:
+            if lines:
+                yield first, lines, dict(said)
+            lines = []
+            if start:
+                name = line.removeprefix("-DOCSTART-").strip().strip("()").strip()
+                said = {} if set(name.split()) <= _NAMELESS else {DOCUMENT: name}
+            continue
+        comment = _COMMENT.fullmatch(line) if not lines else None
+        if comment is not None:
+            name = plain(comment[1])
+            said[DOCUMENT if name == "newdoc id" else name] = comment[2].strip()
+            continue
+        first = first if lines else number
+        lines.append(line)
+    if lines:
+        yield first, lines, dict(said)
