@@ -45,7 +45,7 @@ class Rows:
         self.unreadable: list[int] = []
 
     def add(self, number: int, values: Sequence[str | None]) -> None:
-        if not all(value is None or _sound(value) for value in values):
+        if not all(value is None or sound(value) for value in values):
             self.unreadable.append(number)
             return
         self.rows.append(number)
@@ -56,7 +56,7 @@ class Rows:
         return Table(dict(zip(self.wanted, self.values, strict=True)), self.rows, self.unreadable)
 
 
-def _sound(value: str) -> bool:
+def sound(value: str) -> bool:
     """Whether a value can be stored and tokenised: no NUL, no lone surrogate, not too long."""
     if len(value) > MAX_FIELD or "\0" in value:
         return False

@@ -183,15 +183,15 @@ def _read_parquet(path: Path, wanted: Sequence[str], codec: str, lists: Mapping[
 def _values(
     array: Any, codec: str, text: Callable[[object], str | None], *, is_list: bool
 ) -> tuple[list[Any], Callable[[Any], str | None]]:
-    """As `_scalars`; a list is read whole."""
+    """As `scalars`; a list is read whole."""
     from pyarrow import types
 
     if is_list and (types.is_list(array.type) or types.is_large_list(array.type)):
         return array.to_pylist(), text
-    return _scalars(array, codec)
+    return scalars(array, codec)
 
 
-def _scalars(array: Any, codec: str) -> tuple[list[Any], Callable[[Any], str | None]]:
+def scalars(array: Any, codec: str) -> tuple[list[Any], Callable[[Any], str | None]]:
     """One column of a batch as Python values, and what makes a value text. Text is kept as bytes: it may be unsound."""
     import pyarrow
     from pyarrow import types

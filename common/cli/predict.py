@@ -1,88 +1,54 @@
-"""`privet predict`: labels for texts, by a finished run's adapter."""
+"""`privet predict`: labels or entities for texts, by a trained model, as a stream."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from privet.common.cli.output import emit
-
-_LINES = "-"
-
 
 def predict(
-    adapter: Annotated[Path, typer.Argument(metavar="ADAPTER", help="A finished run's folder adapter/.")],
+    adapter: Annotated[
+        Path, typer.Argument(metavar="ADAPTER", help="A run's folder, its adapter/, or a merged export.")
+    ],
     source: Annotated[
-        str, typer.Argument(metavar="FILE|-", help="csv, tsv, jsonl, parquet; txt or - : a text a line.")
+        str, typer.Argument(metavar="INPUT|-", help="A txt (a text a line), csv, tsv, jsonl or parquet; - : a stream.")
     ],
     text: Annotated[str | None, typer.Option(help='Column with the text of a table; "text" unless told.')] = None,
+    id_column: Annotated[str | None, typer.Option("--id", help="Column of a table that is copied through.")] = None,
+    format: Annotated[str | None, typer.Option(help="txt, csv, tsv, jsonl or parquet, if not by the suffix.")] = None,
     encoding: Annotated[str, typer.Option(help="Of the file or of standard input.")] = "utf-8",
     base: Annotated[str | None, typer.Option(help="Where the base model lies, if not where the plan says.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
+    output: Annotated[
+        Path | None, typer.Option(help="A csv, tsv, jsonl, parquet, json or txt, written whole or not at all.")
+    ] = None,
+    output_format: Annotated[str | None, typer.Option(help="lines, tsv, csv, jsonl, json; of files, parquet.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="The probabilities of all labels.")] = False,
+    whole: Annotated[
+        bool, typer.Option("--whole", help="Read long texts to their end, in more windows than the plan's.")
+    ] = False,
+    device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "cpu",
+    precision: Annotated[str, typer.Option(help="float32, or bfloat16 on hardware that has it.")] = "float32",
+    quiet: Annotated[bool, typer.Option("--quiet", help="Tell no progress.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document, with all probabilities.")] = False,
 ) -> None:
-    """Write label and probability, tab separated: line n is the n-th text's. A row without text gives an empty line."""
-    from privet.common.prediction import Predictor, probabilities
+    """Labels with their probabilities, or entities: line n is the n-th row's, and empty where it has no text."""
+    from privet.common.predicting.job import Job, run_job
 
-    rows, texts, num_unreadable = _read(source, text, encoding)  # before the model: its errors come at once
-    predictor = Predictor.load(adapter, base)
-    given = [i for i, value in enumerate(texts) if value.strip()]
-    chances = probabilities(predictor.predict([texts[i] for i in given]))
-    labels = predictor.labels
-    best = chances.argmax(1)
-    if as_json:
-        predictions = [
-            {
-                "row": rows[i],
-                "label": labels[top],
-                "probability": round(float(chance[top]), 6),
-                "probabilities": {label: round(float(p), 6) for label, p in zip(labels, chance, strict=True)},
-            }
-            for i, top, chance in zip(given, best, chances, strict=True)
-        ]
-        emit({"predictions": predictions}, (), as_json)
-    else:
-        lines = [""] * len(texts)
-        for i, top, chance in zip(given, best, chances, strict=True):
-            lines[i] = f"{' '.join(labels[top].split())}\t{chance[top]:.4f}"
-        sys.stdout.write("".join(line + "\n" for line in lines))
-    notes = []
-    if skipped := len(texts) - len(given):
-        notes.append(f"Skipped {skipped} row{'s' * (skipped > 1)} without text.")
-    if num_unreadable:
-        notes.append(f"Skipped {num_unreadable} unreadable row{'s' * (num_unreadable > 1)}.")
-    emit({}, notes, False)
-
-
-def _read(source: str, column: str | None, encoding: str) -> tuple[list[int], list[str], int]:
-    """Row numbers from 1, their texts ("" where there is none), and how many rows could not be read."""
-    from privet.common.errors import ConfigError
-    from privet.common.tables import read_columns
-
-    if source == _LINES or source.lower().endswith(".txt"):
-        if column is not None:
-            raise ConfigError("lines of text have no columns.", where="--text", mend="leave it out, or give a table.")
-        lines = _lines(source, encoding)
-        return list(range(1, len(lines) + 1)), lines, 0
-    name = column or "text"
-    table = read_columns(Path(source), [name], encoding=encoding)
-    return table.rows, [value or "" for value in table.columns[name]], len(table.unreadable)
-
-
-def _lines(source: str, encoding: str) -> list[str]:
-    """One text a line, of a file or of standard input."""
-    from privet.common.errors import DataError
-
-    where = "standard input" if source == _LINES else source
-    problem = ""
-    try:
-        raw = sys.stdin.buffer.read() if source == _LINES else Path(source).read_bytes()
-        content = raw.decode(encoding).removeprefix("\ufeff")
-    except OSError as error:
-        problem = f"cannot be read ({error.strerror})."
-    except (LookupError, UnicodeError):
-        problem = f"cannot be decoded as {encoding!r}."
-    if problem:
-        raise DataError(problem, where=where, mend="correct the path, or name the text's --encoding.")
-    lines = content.replace("\r\n", "\n").split("\n")  # splitlines would also break at a form feed within a text
-    return lines[:-1] if lines[-1] == "" else lines
+    run_job(
+        Job(
+            model=adapter,
+            source=source,
+            column=text,
+            id_column=id_column,
+            format=format,
+            encoding=encoding,
+            base=base,
+            output=output,
+            output_format="json" if as_json and output_format is None else output_format,
+            every=every,
+            whole=whole,
+            device=device,
+            precision=precision,
+            quiet=quiet,
+        )
+    )

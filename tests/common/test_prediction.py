@@ -1,19 +1,14 @@
-"""Prediction by an exported adapter, and `privet predict`."""
+"""Prediction by an exported adapter."""
 
-import io
-import json
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import typer
-from typer.testing import CliRunner
 
 from privet.common import adapter as adapters
-from privet.common.cli.predict import _lines, predict
-from privet.common.errors import ConfigError, DataError, ModelError
+from privet.common.errors import ModelError
 from privet.common.prediction import Predictor, probabilities
 from privet.server.export import export_adapter
 from tests.tiny_models import Kind, tiny_base, tiny_plan, trained
@@ -141,83 +136,3 @@ def test_weights_of_another_plan_are_refused(tmp_path: Path) -> None:
     (folder / "head.safetensors").unlink()
     with pytest.raises(ModelError, match="no such file"):
         Predictor.load(folder)
-
-
-@pytest.fixture(scope="module")
-def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return _adapter(tmp_path_factory.mktemp("cli"))
-
-
-def _expected(adapter: Path, texts: list[str]) -> list[str]:
-    predictor = Predictor.load(adapter)
-    chances = probabilities(predictor.predict(texts))
-    return [f"{predictor.labels[row.argmax()]}\t{row.max():.4f}" for row in chances]
-
-
-def test_lines_of_a_text_file(adapter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "texts.txt").write_bytes("\ufeffa fever\r\n\r\n  \nno pain\x0c today\n".encode())
-    assert _lines(str(tmp_path / "texts.txt"), "utf-8") == ["a fever", "", "  ", "no pain\x0c today"]
-    predict(adapter, str(tmp_path / "texts.txt"))
-    out, err = capsys.readouterr()
-    first, last = _expected(adapter, ["a fever", "no pain\x0c today"])
-    assert out.split("\n") == [first, "", "", last, ""]  # line n is the n-th text's
-    assert err == "Skipped 2 rows without text.\n"
-
-
-def test_standard_input(adapter: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    text = "Ärztin: das Fieber\nno"
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode("latin-1"))))
-    predict(adapter, "-", encoding="latin-1")
-    out, err = capsys.readouterr()
-    assert out.splitlines() == _expected(adapter, text.splitlines())
-    assert err == ""
-
-
-@pytest.mark.parametrize("name", ["notes.csv", "notes.jsonl"])
-def test_a_table_as_json(adapter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
-    path = tmp_path / name
-    if name.endswith("csv"):
-        path.write_text('id,note\n1,"a fever, no cough"\n2,\n3,broken,row\n4,rash\n', encoding="utf-8")
-        rows, err = [2, 5], "Skipped 1 row without text.\nSkipped 1 unreadable row.\n"
-    else:
-        path.write_text('{"note": "a fever, no cough"}\n{"note": null}\n[]\n{"note": "rash"}\n', encoding="utf-8")
-        rows, err = [1, 4], "Skipped 1 row without text.\nSkipped 1 unreadable row.\n"
-    predict(adapter, str(path), text="note", as_json=True)
-    captured = capsys.readouterr()
-    assert captured.err == err
-    predictions = json.loads(captured.out)["predictions"]
-    assert [one["row"] for one in predictions] == rows
-    expected = _expected(adapter, ["a fever, no cough", "rash"])
-    assert [f"{one['label']}\t{one['probability']:.4f}" for one in predictions] == expected
-    for one in predictions:
-        assert sum(one["probabilities"].values()) == pytest.approx(1, abs=1e-5)
-        assert one["probability"] == max(one["probabilities"].values()) == one["probabilities"][one["label"]]
-
-
-def test_input_errors_come_with_a_mend(adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "a.csv").write_text("id,note\n1,rash\n", encoding="utf-8")
-    (tmp_path / "a.txt").write_bytes(b"\xff\xfe\xff")
-    with pytest.raises(DataError, match=r"no column 'text'.*'note'"):
-        predict(adapter, str(tmp_path / "a.csv"))
-    with pytest.raises(ConfigError, match="--text"):
-        predict(adapter, str(tmp_path / "a.txt"), text="note")
-    with pytest.raises(DataError, match=r"decoded.*--encoding"):
-        predict(adapter, str(tmp_path / "a.txt"))
-    with pytest.raises(DataError, match="decoded as 'klingon'"):
-        predict(adapter, str(tmp_path / "a.txt"), encoding="klingon")
-    with pytest.raises(DataError, match="No such file"):
-        predict(adapter, str(tmp_path / "none.txt"))
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"")))
-    with pytest.raises(ModelError, match="no such folder"):
-        predict(tmp_path / "none", "-")
-
-
-def test_as_a_command(adapter: Path, tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_text("rash\n", encoding="utf-8")
-    app = typer.Typer()
-    app.command()(predict)
-    done = CliRunner().invoke(app, [str(adapter), str(tmp_path / "a.txt")])
-    assert done.exit_code == 0
-    assert done.stdout.splitlines() == _expected(adapter, ["rash"])
-    piped = CliRunner().invoke(app, [str(adapter), "-", "--json"], input="rash\n")
-    assert json.loads(piped.stdout)["predictions"][0]["row"] == 1
