@@ -62,7 +62,7 @@ $(VENV)/.python:
 
 $(VENV)/.dependencies: $(VENV)/.python constraints.txt pyproject.toml
 	test -z "$(TORCH_INDEX)" || $(BIN)/python -m pip install --quiet --index-url $(TORCH_INDEX) -c constraints.txt torch
-	PYTHONWARNINGS=ignore $(BIN)/python -m pip install $(PIP_ARGS) --quiet -c constraints.txt --editable '.[simulation,dev]' \
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install $(PIP_ARGS) --quiet -c constraints.txt --editable '.[simulation,evaluation,dev]' \
 	  --config-settings editable_mode=strict
 	touch $@
 
