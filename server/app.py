@@ -126,6 +126,7 @@ def run_server(
             simulated=False,
             command=f"privet server {shlex.quote(file.name)}",
             earlier=start.earlier,
+            licence=server.license,
         )
         final = digest(strategy.state.arrays)
         listen(

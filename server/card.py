@@ -1,22 +1,20 @@
 """The adapter's model card and privacy.json: what was trained, how good it is, and each site's privacy statement."""
 
 import html
-import json
 import math
 import re
 import textwrap
 from collections.abc import Mapping
 from decimal import ROUND_CEILING, Decimal
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from privet.common.config import Plan
 from privet.common.privacy.statement import FALSE_POSITIVE_RATE, Statement
-from privet.common.tasks.base import task_of
-from privet.common.tasks.score import score_of
+from privet.server.card_head import card_head, judged
+from privet.server.exporting.snippets import adapter_snippet
 
 NOT_COVERED = (
     "A site whose computer is compromised.",
@@ -35,7 +33,6 @@ _ADJACENCY = {
     "epsilon_replace": "replace one unit: any change within it; in record mode one record exchanged for another",
     "epsilon_person": "in record mode, add or remove a person with at most max_per_person records; null is no claim",
 }
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 _MAX_LABELS = 100  # listed in the card; plan.toml has all
 
 
@@ -54,7 +51,7 @@ def privacy_json(
     `guarantee` is false too where a site's statement has none, or no site stated anything; `reason` then says why.
     """
     lacking = [f"{name}: {s.reason}" for name, s in sorted(statements.items()) if not s.guarantee]
-    if earlier is not None and not (earlier["privacy"] or {}).get("guarantee"):
+    if earlier is not None and not _guaranteed(earlier):
         lacking.append("the run that it started from states no guarantee")
     held = guarantee and bool(statements) and not lacking
     return {
@@ -69,6 +66,10 @@ def privacy_json(
     } | ({} if earlier is None else {"init": dict(earlier)})
 
 
+def _guaranteed(earlier: Mapping[str, Any]) -> bool:
+    return bool((earlier["privacy"] or {}).get("guarantee"))
+
+
 def model_card(
     plan: Plan,
     *,
@@ -78,131 +79,44 @@ def model_card(
     simulated: bool,
     at_sites: Mapping[str, Any] | None = None,
     earlier: Mapping[str, Any] | None = None,
+    licence: str | None = None,
 ) -> str:
     """README.md of the adapter's folder, with the head of metadata that model hubs read.
 
     results: public metrics of these very weights, where the server had a public file.
     rounds_done: rounds whose updates went into the weights.
     at_sites: metrics of these very weights out of the sites' noised counts, with their standard errors, where measured.
+    licence: as model hubs write it, where the server's operator gave one.
     """
+    if not judged(at_sites):
+        at_sites = None
+    unguaranteed = [name for name, statement in sorted(statements.items()) if not statement.guarantee]
+    private = statements and not (simulated or unguaranteed) and (earlier is None or _guaranteed(earlier))
     return (
         _environment()
         .get_template("card.md.j2")
         .render(
             plan=plan,
-            hub_id=hub_id(plan.model.base),
+            head=card_head(plan, results=results, at_sites=at_sites, private=bool(private), licence=licence),
             base=plan.model.base,
             shown_labels=plan.task.labels[:_MAX_LABELS],
             statements=dict(sorted(statements.items())),
-            unguaranteed=[name for name, statement in sorted(statements.items()) if not statement.guarantee],
+            unguaranteed=unguaranteed,
             groups=_grouped(statements),
-            score=task_of(plan.task).score_name,
-            score_of=score_of,
-            at_sites=at_sites if score_of(at_sites) is not None else None,
+            at_sites=at_sites,
             earlier=earlier,
             results=results,
+            judged=judged(results),
+            judged_at_sites=judged(at_sites)[:1],
             recall=list((results or {}).get("recall", {}).items())[:_MAX_LABELS],
             rounds_done=rounds_done,
             simulated=simulated,
-            snippet=loading_snippet(plan),
+            snippet=adapter_snippet(plan),
             not_covered=NOT_COVERED,
             max_labels=_MAX_LABELS,
             false_positives=f"{100 * FALSE_POSITIVE_RATE:g} %",
         )
     )
-
-
-def hub_id(base: str) -> str | None:
-    """`model.base` where it is a hub id: not a package, and no folder of this machine (which `model` would prefer)."""
-    return base if _HUB_ID.fullmatch(base) and not Path(base).is_dir() else None
-
-
-def loading_snippet(plan: Plan) -> str:
-    """Python that labels one text by the adapter, without privet."""
-    base = plan.model.base
-    head = ["import tomllib"]
-    if base.startswith("package:"):
-        head.append("from importlib.util import find_spec")
-        name = base.removeprefix("package:")
-        where = [f"package = Path(find_spec({_literal(name)}).submodule_search_locations[0])"]
-        where.append('base = package / "model" if (package / "model").is_dir() else package')
-    else:
-        where = [
-            f"base = {_literal(base)}" + ("" if hub_id(base) else "  # the folder of the base model on your machine")
-        ]
-    mean = plan.model.pooling == "mean"
-    tokens = plan.model.pooling == "none"
-    loading = _MEAN if mean else _TOKENS if tokens else _CLS
-    stock = "AutoModel" if mean else f"AutoModelFor{'Token' if tokens else 'Sequence'}Classification"
-    imports = [
-        "from pathlib import Path",
-        "",
-        "import torch",
-        "from peft import PeftModel",
-        *(["from safetensors.torch import safe_open"] if mean else []),
-        f"from transformers import {stock}, AutoTokenizer",
-        "",
-        'adapter = "."  # the folder of this card',
-        *where,
-        'text = "Put a text here."',
-        "",
-    ]
-    return "\n".join([*head, *imports]) + "\n" + loading
-
-
-def _literal(text: str) -> str:
-    """A string of Python on one line: JSON's strings are Python's, too."""
-    return json.dumps(text, ensure_ascii=False)
-
-
-_READ = """\
-plan = tomllib.loads(Path(adapter, "plan.toml").read_text(encoding="utf-8"))
-labels = plan["task"]["labels"]
-tokenizer = AutoTokenizer.from_pretrained(adapter)
-inputs = tokenizer([text], truncation=True, max_length=plan["task"]["max_length"], padding=True, return_tensors="pt")
-"""
-_SHOW = """\
-probability, best = logits.softmax(-1)[0].max(-1)
-print(labels[best], f"{probability:.4f}")
-"""
-_CLS = (
-    _READ
-    + """\
-model = AutoModelForSequenceClassification.from_pretrained(
-    base, num_labels=len(labels), dtype=torch.float32, ignore_mismatched_sizes=True
-)
-model = PeftModel.from_pretrained(model, adapter).eval()
-with torch.inference_mode():
-    logits = model(**inputs).logits
-"""
-    + _SHOW
-)
-_TOKENS = """\
-plan = tomllib.loads(Path(adapter, "plan.toml").read_text(encoding="utf-8"))
-tags = ["O", *(f"{place}-{label}" for label in plan["task"]["labels"] for place in "BI")]
-tokenizer = AutoTokenizer.from_pretrained(adapter)
-inputs = tokenizer([text], truncation=True, max_length=plan["task"]["max_length"], return_tensors="pt")
-model = AutoModelForTokenClassification.from_pretrained(
-    base, num_labels=len(tags), dtype=torch.float32, ignore_mismatched_sizes=True
-)
-model = PeftModel.from_pretrained(model, adapter).eval()
-with torch.inference_mode():
-    best = model(**inputs).logits[0].argmax(-1)
-for piece, tag in zip(tokenizer.convert_ids_to_tokens(inputs["input_ids"][0]), best.tolist()):
-    print(piece, tags[tag])  # the first piece of a word says its tag
-"""
-_MEAN = (
-    _READ
-    + """\
-model = PeftModel.from_pretrained(AutoModel.from_pretrained(base, dtype=torch.float32), adapter).eval()
-with torch.inference_mode(), safe_open(Path(adapter, "head.safetensors"), framework="pt") as head:
-    mask = inputs["attention_mask"].unsqueeze(-1)
-    mean = (model(**inputs).last_hidden_state * mask).sum(1) / mask.sum(1)
-    features = torch.nn.functional.normalize(mean, dim=-1) * float(head.metadata()["feature_scale"])
-    logits = features @ head.get_tensor("weight").T + head.get_tensor("bias")
-"""
-    + _SHOW
-)
 
 
 def grouped_words(statements: Mapping[str, Statement]) -> list[tuple[list[str], list[str]]]:

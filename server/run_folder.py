@@ -97,6 +97,7 @@ class RunFolder:
         command: str,
         merged: bool = True,
         earlier: Mapping[str, Any] | None = None,
+        licence: str | None = None,
     ) -> None:
         """Write adapter/, its card and statement, report.html and, for mean pooling, the merged model.
 
@@ -119,6 +120,7 @@ class RunFolder:
                 simulated=simulated,
                 at_sites=cast(Mapping[str, Any] | None, kept and kept.get("sites")),
                 earlier=earlier,
+                licence=licence,
             ),
             "privacy.json": json.dumps(privacy, indent=2, ensure_ascii=False) + "\n",
         }

@@ -10,7 +10,21 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import typer
 
-from privet.common.cli import audit, bench, demo, evaluate, init, ledger, log, predict, report, run, status, sweep
+from privet.common.cli import (
+    audit,
+    bench,
+    demo,
+    evaluate,
+    export,
+    init,
+    ledger,
+    log,
+    predict,
+    report,
+    run,
+    status,
+    sweep,
+)
 
 app = typer.Typer(
     name="privet",
@@ -33,6 +47,7 @@ app.command("sweep")(sweep.sweep)
 app.command("audit")(audit.audit)
 app.command("predict")(predict.predict)
 app.command("evaluate")(evaluate.evaluate)
+app.command("export")(export.export)
 app.command("report")(report.report)
 app.command("demo")(demo.demo)
 app.add_typer(bench.app, name="bench", hidden=True)

@@ -305,6 +305,7 @@ class ServerSpec(Table):
     wait: Annotated[float, Field(gt=0)] = 3600.0  # seconds to wait for min_sites before giving up
     init: Path | None = None  # the run folder, or its adapter/, of which method.init is the digest
     public: PublicData | None = None
+    license: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.+-]{0,63}$")] | None = None  # of the adapter, for its card
     metrics: Loopback | None = None  # where this machine's Prometheus finds numbers of the server
 
 

@@ -2,34 +2,22 @@
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, ModelCardData
 
 from privet.common.prediction import Predictor, probabilities
-from privet.server.card import NOT_COVERED, hub_id, loss_text, markdown, model_card, number_text, privacy_json
+from privet.server.card import NOT_COVERED, loss_text, markdown, model_card, number_text, privacy_json
 from privet.server.export import export_adapter
+from privet.server.exporting.snippets import hub_id
+from tests.server.export_cases import run_snippet, snippet_of
 from tests.server.statements import public, stated
 from tests.tiny_models import Kind, tiny_base, tiny_plan, trained
 
 _TEXT = "The patient has a rash"
-_RUN_EACH = """
-import json, sys
-
-class Refuse:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] == "privet":
-            raise ImportError("the snippet needs privet")
-
-sys.meta_path.insert(0, Refuse())
-for program in json.load(sys.stdin):
-    exec(compile(program, "snippet", "exec"), {})
-"""
 
 
 def _card(plan: Any, **changes: Any) -> str:
@@ -40,12 +28,6 @@ def _card(plan: Any, **changes: Any) -> str:
         "simulated": False,
     }
     return model_card(plan, **(values | changes))
-
-
-def _snippet(card: str) -> str:
-    found = re.findall(r"^```python\n(.*?)^```$", card, re.MULTILINE | re.DOTALL)
-    assert len(found) == 1
-    return str(found[0])
 
 
 @pytest.mark.slow
@@ -67,7 +49,7 @@ def test_snippets_run_as_written_without_privet(tmp_path: Path, monkeypatch: pyt
         classifier = trained(plan, base)
         export_adapter(classifier, base, adapter, documents={"README.md": _card(plan)})
 
-        snippet = _snippet((adapter / "README.md").read_text(encoding="utf-8"))
+        snippet = snippet_of((adapter / "README.md").read_text(encoding="utf-8"))
         program = snippet.replace('adapter = "."', f"adapter = {str(adapter)!r}").replace("Put a text here.", _TEXT)
         assert str(adapter) in program
         assert _TEXT in program
@@ -76,23 +58,8 @@ def test_snippets_run_as_written_without_privet(tmp_path: Path, monkeypatch: pyt
         assert 0.34 < chances.max() < 1 - 1e-4  # neither blind nor certain, or the comparison would say little
         expected.append((plan.task.labels[int(chances.argmax())], chances.max()))
 
-    done = subprocess.run(
-        [sys.executable, "-c", _RUN_EACH],
-        input=json.dumps(programs),
-        capture_output=True,
-        text=True,
-        env={
-            "PYTHONPATH": str(tmp_path),
-            "OMP_NUM_THREADS": "1",
-            "HF_HUB_OFFLINE": "1",
-            "HOME": str(tmp_path),
-            "PATH": "",
-        },
-        cwd=tmp_path,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    for line, (label, probability) in zip(done.stdout.splitlines(), expected, strict=True):
+    for lines, (label, probability) in zip(run_snippet(programs, tmp_path), expected, strict=True):
+        line = lines[-1]
         assert line.split()[0] == label
         assert float(line.split()[1]) == pytest.approx(probability, abs=1e-4)
 
@@ -118,7 +85,38 @@ def test_head_of_metadata(tmp_path: Path) -> None:
         tags = head("example/tiny-bert", **changes)["tags"]
         assert "simulation" in tags
         assert "differential-privacy" not in tags
-    assert "metrics" not in head("example/tiny-bert", results=None)
+    assert not {"metrics", "model-index"} & set(head("example/tiny-bert", results=None))
+    assert head("example/tiny-bert", licence="apache-2.0")["license"] == "apache-2.0"
+
+
+def test_results_stand_in_the_model_index(tmp_path: Path) -> None:
+    base = tiny_base(tmp_path / "base")
+    at_sites = {"accuracy": 0.7512, "error": 0.0213, "noise_share": 0.31, "recall": {}}
+    card = _card(tiny_plan(base), at_sites=at_sites)
+    data: Any = ModelCard(card, ignore_metadata_errors=False).data
+    assert isinstance(data, ModelCardData)
+    found = [(one.dataset_name, one.metric_type, one.metric_name, one.metric_value) for one in data.eval_results or []]
+    assert [row[1:] for row in found] == [
+        ("accuracy", "accuracy", 0.8125),
+        ("f1", "macro F1", pytest.approx(public()["macro_f1"], abs=1e-6)),
+        ("accuracy", "accuracy, standard error 0.0213", 0.7512),
+    ]
+    assert [row[0] for row in found[:2]] == ["the server's public file"] * 2
+    assert "noised counts" in found[2][0]
+    drowned = at_sites | {"accuracy": None}
+    assert "noised counts" not in _card(tiny_plan(base), at_sites=drowned).partition("\n---\n")[0]
+
+
+def test_a_score_that_is_no_accuracy_keeps_its_name(tmp_path: Path) -> None:
+    plan = tiny_plan(tiny_base(tmp_path / "base"))
+    results = {"score": 0.61, "score_name": "micro F1", "macro_f1": 0.5, "loss": 0.2, "num_records": 9}
+    at_sites = {"score": 0.58, "score_name": "micro F1", "error": 0.1, "noise_share": 0.5}
+    card = _card(plan, results=results, at_sites=at_sites)
+    assert "| micro F1 | macro F1 | loss |" in card
+    assert "| 0.6100 | 0.5000 | 0.2000 |" in card
+    assert "| micro F1 | standard error |" in card
+    data: Any = ModelCard(card).data
+    assert {one.metric_type for one in data.eval_results} == {"f1"}
 
 
 def test_a_relative_folder_is_no_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,7 +187,7 @@ def test_hostile_words_stay_words(tmp_path: Path) -> None:
     )
     results = public(recall={hostile: 0.5})
     card = _card(plan, statements={hostile: stated()}, results=results)
-    snippet = _snippet(card)
+    snippet = snippet_of(card)
     compile(snippet, "snippet", "exec")
     outside = card.replace(snippet, "")
     assert "<script" not in outside

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from privet.common.config import load_federation
 from privet.common.errors import ModelError, RunError
 from privet.common.model import Classifier, load_tokenizer
-from privet.server import export
 from privet.server.export import export_adapter, export_sentence_transformers
+from privet.server.exporting import draft
 from tests.tiny_models import Kind, tiny_base, tiny_plan, trained
 
 TEXTS = ["The patient has a fever", "no", "my card was charged twice, please refund today!", "zebra " * 60]
@@ -210,7 +210,7 @@ def test_export_replaces_a_folder_whole_or_not_at_all(tmp_path: Path, monkeypatc
 def test_every_file_reaches_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base = tiny_base(tmp_path / "base")
     flushed: list[str] = []
-    monkeypatch.setattr(export, "_flush", lambda path: flushed.append(path.name))
+    monkeypatch.setattr(draft, "flush", lambda path: flushed.append(path.name))
     export_adapter(trained(tiny_plan(base), base), base, tmp_path / "adapter")
     assert {path.name for path in (tmp_path / "adapter").iterdir()} | {tmp_path.name} <= set(flushed)
 
