@@ -22,7 +22,6 @@ from privet.client.preparation import Prepared, prepare
 from privet.client.resources import fits
 from privet.client.rules import allow_release
 from privet.client.update_size import local_base, update_bytes
-from privet.common.adapter import Floats
 from privet.common.config import Plan, Site, parse_plan
 from privet.common.errors import Code, ConfigError, PrivetError, RefusedError, WireError
 from privet.common.logs import unforeseen
@@ -38,6 +37,7 @@ from privet.common.messages import (
     TrainBody,
     pack,
     unpack,
+    update_reply,
 )
 from privet.common.privacy.noise import NoiseSource, SecureNoise
 from privet.common.privacy.statement import Statement
@@ -206,11 +206,16 @@ class Agent:
         row = self._approved(body.plan_digest)
         plan, event = row.plan, row.admission.event
         assert event is not None  # an approved plan has one
+        if row.admission.evaluate_only:
+            raise RefusedError(
+                Code.OUTSIDE_HORIZON, "this site only evaluates, and is asked to train.", where=_where(row)
+            )
         prepared = self._ready(row, request, body.round)
 
-        def update() -> dict[str, Floats]:
+        def update(ok: ReplyBody) -> Reply:
             self._tell("training", f"round {body.round} of {plan.training.rounds}: {event.steps} steps.")
-            return prepared.trainer.update(request.arrays, prepared.train, body.round, event, noise)
+            arrays = prepared.trainer.update(request.arrays, prepared.train, body.round, event, noise)
+            return update_reply(ok, arrays, plan.training.compression, noise)
 
         reply = self._once(request, body, "train", update)
         self._tell("trained", f"round {body.round} of {plan.training.rounds}: the noised update is on its way.")
@@ -226,23 +231,23 @@ class Agent:
         allow_release(event, self._site, self._federation)
         prepared = self._ready(row, request, body.after)
 
-        def measured() -> dict[str, Floats]:
+        def measured(ok: ReplyBody) -> Reply:
             self._tell("evaluating", f"evaluation {body.round} of {row.admission.num_evaluations}: {event.release}.")
-            return {COUNTS: counts(prepared.trainer, request.arrays, prepared.validation, event, noise)}
+            return Reply(ok, {COUNTS: counts(prepared.trainer, request.arrays, prepared.validation, event, noise)})
 
         reply = self._once(request, body, "evaluate", measured)
         self._tell("evaluated", f"evaluation {body.round}: the noised counts are on their way.")
         return reply
 
     def _once(
-        self, request: Request, body: TrainBody | EvaluateBody, kind: Kind, compute: Callable[[], dict[str, Floats]]
+        self, request: Request, body: TrainBody | EvaluateBody, kind: Kind, compute: Callable[[ReplyBody], Reply]
     ) -> Reply:
         """Reserve (durable), compute, store (durable); the same request again gets the stored reply."""
         reservation = self._ledger.reserve(body.plan_digest, body.round, kind, request.sha256)
         if isinstance(reservation, Stored):
             self._tell("replayed", f"{kind} {body.round}: the same request again; the stored reply is sent.")
             return self._headed(_stored(reservation))
-        reply = Reply(ReplyBody(code=Code.OK, plan_digest=body.plan_digest, round=body.round), compute())
+        reply = compute(ReplyBody(code=Code.OK, plan_digest=body.plan_digest, round=body.round))
         self._ledger.store(reservation.event_id, pack(reply))  # durable before it is sent
         return self._headed(reply)
 

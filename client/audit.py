@@ -92,7 +92,7 @@ class SiteAudit:
 
     def rehearsed(self, federation: str, reply: RehearsalReply) -> None:
         """Write down an answer in a rehearsal that is about to be sent. Raises: AuditLogError: it must not be sent."""
-        body, num_bytes = reply.body, sum(array.nbytes for array in reply.arrays.values())
+        body, num_bytes = reply.body, reply.num_bytes
         self._bounded(
             lambda unlogged: Rehearsed(
                 federation=federation, plan=body.plan_digest, round=body.round, code=body.code,
@@ -121,7 +121,7 @@ class SiteAudit:
         """The first time always by a line; again by one while there are not too many."""
         if self._logged is None:
             self._logged = _events_in(self._read())
-        num_bytes = sum(array.nbytes for array in reply.arrays.values())
+        num_bytes = reply.num_bytes
 
         def entry(kind: type[Released], unlogged: int = 0) -> Released:
             return kind(

@@ -166,6 +166,7 @@ def approve_body(row: Mapping[str, Any]) -> Body:
         "evaluation": None if evaluation is None else json.loads(evaluation),
         "unit_column": row["unit_column"],
         **limit,
+        **({"evaluate_only": True} if row["evaluate_only"] else {}),
     }
 
 

@@ -243,7 +243,7 @@ def _to_json(plan: Plan, admission: Admission) -> dict[str, Any]:
         "decision": admission.decision,
         "code": str(admission.code),
         "reason": admission.reason,
-        "horizon": admission.horizon,
+        "horizon": admission.training_rounds,
         "epsilon": admission.epsilon,
         "delta": admission.delta,
         "noise_multiplier": event.noise_multiplier if event else None,

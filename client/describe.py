@@ -12,10 +12,16 @@ from privet.client.policy import Admission
 from privet.common.config import Plan, Site
 from privet.common.methods.installed import words
 from privet.common.privacy.events import EvaluateEvent
+from privet.common.schedule import in_words as schedule_in_words
 from privet.common.tasks.base import task_of
 
 _SHOWN_LABELS = 20
-_LEFT_OUT = {"lora.first_layer": 0}  # what a plan's canonical JSON leaves out, and what that means
+_LEFT_OUT = {  # what a plan's canonical JSON leaves out, and what that means
+    "lora.first_layer": 0,
+    "training.schedule": "constant",
+    "training.warmup_rounds": 0,
+    "training.compression": "none",
+}
 
 
 def describe(
@@ -45,9 +51,7 @@ def describe(
     return [
         *lines,
         f"What never leaves: {'; '.join(NEVER)}.",
-        f"What it costs, for the whole horizon of {admission.horizon} rounds"
-        + (f" and {_evaluations(admission.num_evaluations)}" if admission.evaluation else "")
-        + ", from approval on and never given back:",
+        f"What it costs, for the whole horizon of {admission.num_terms}, from approval on and never given back:",
         *(f"  {line}" for line in costs(plan, admission, site)),
         *([] if admission.decision == "approved" else [f"To approve: privet approve SITE.toml {plan.digest}"]),
     ]
@@ -62,7 +66,7 @@ def asked(plan: Plan, admission: Admission, site: Site) -> list[str]:
         *_loss(plan),
         f"base model: {plan.model.base!r}, sha256 {plan.model.sha256[:16]}",
         _length(plan),
-        f"method: {_method(plan)}, {training.optimizer} at learning rate {training.learning_rate:g}",
+        f"method: {_method(plan)}, {training.optimizer} at {schedule_in_words(training)}",
         *_lora(plan),
         f"{training.rounds} rounds and {training.spare_rounds} spare ones, {training.local_steps} local steps each",
     ]
@@ -70,6 +74,13 @@ def asked(plan: Plan, admission: Admission, site: Site) -> list[str]:
         lines.append(
             f"starts from an adapter with digest {plan.method.init}, trained before; what was spent for it stays spent"
         )
+    if admission.evaluate_only:
+        return [
+            *lines,
+            f"this site only evaluates (federation.{plan.name}.evaluate_only): all of its declared "
+            f"{site.budget.declared_units:,} units judge, none is ever trained on",
+            _evaluation_asked(plan, admission, site),
+        ]
     if event is not None:
         at_most = f", at most {event.max_records} records of one unit" if event.unit == "unit" else ""
         lines.append(
@@ -92,14 +103,17 @@ def costs(plan: Plan, admission: Admission, site: Site) -> list[str]:
         f"epsilon {admission.epsilon:g}, delta {admission.delta:g}, out of this data set's epsilon "
         f"{site.budget.epsilon:g}, delta {site.budget.delta:g}",
         odds(admission.epsilon, admission.delta, event.unit),
-        f"training: noise multiplier {event.noise_multiplier:g}, sampling rate {event.sample_rate:g}",
+        "training: none"
+        if admission.evaluate_only
+        else f"training: noise multiplier {event.noise_multiplier:g}, sampling rate {event.sample_rate:g}",
     ]
     if evaluation is not None:
-        lines.append(
-            f"evaluation: noise multiplier {evaluation.noise_multiplier:g}; its units are not trained on, so that both "
-            "cost the same epsilon once"
+        once = (
+            "" if admission.evaluate_only else "; its units are not trained on, so that both cost the same epsilon once"
         )
-        lines.append(_error_in_words(plan, evaluation, site))
+        lines.append(f"evaluation: noise multiplier {evaluation.noise_multiplier:g}{once}")
+        part = 1.0 if admission.evaluate_only else 1 - plan.training.train_fraction
+        lines.append(_error_in_words(plan, evaluation, site, part))
     return lines
 
 
@@ -221,10 +235,10 @@ def _loss(plan: Plan) -> list[str]:
     return found
 
 
-def _error_in_words(plan: Plan, event: EvaluateEvent, site: Site) -> str:
+def _error_in_words(plan: Plan, event: EvaluateEvent, site: Site, part: float) -> str:
     """How exact the metrics will be, said before anything is spent; of declared numbers only."""
     num_labels = len(plan.task.labels)
-    units = max(1, round(site.budget.declared_units * (1 - plan.training.train_fraction)))
+    units = max(1, round(site.budget.declared_units * part))
     task = task_of(plan.task)
     error = task.predicted_standard_error(event.release, event.noise_multiplier, units)
     text = (

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from privet.client.policy import Admission
+from privet.common.compression import BLOCK, Compression
 from privet.common.config import Plan, Site
 from privet.common.errors import Code
 from privet.common.tasks.base import task_of
@@ -35,11 +36,14 @@ def flows(plan: Plan, admission: Admission, site: Site, *, update_bytes: int | N
         Flow(
             "the update",
             f"float32 arrays; each {event.unit}'s part clipped to norm {event.max_grad_norm:g}, summed, and Gaussian "
-            f"noise of deviation {event.noise_multiplier * event.max_grad_norm:g} on each number, at every step",
+            f"noise of deviation {event.noise_multiplier * event.max_grad_norm:g} on each number, at every step"
+            + _COMPRESSED[plan.training.compression],
             "the size of the plan's adapter" if update_bytes is None else f"{update_bytes:,} bytes",
             f"once a round, at most {admission.horizon} times",
         )
     ]
+    if admission.evaluate_only:  # no update leaves
+        found.clear()
     if evaluation is not None:
         cells = task_of(plan.task).num_cells(evaluation.release)
         words, most = RELEASES, "at most 1 in all"
@@ -94,6 +98,14 @@ def flows(plan: Plan, admission: Admission, site: Site, *, update_bytes: int | N
         ),
     ]
 
+
+_COMPRESSED: dict[Compression, str] = {
+    "none": "",
+    "fp16": f"; sent as 16-bit numbers, every {BLOCK} with a scale of their own, which come from the noised numbers "
+    "only",
+    "int8": f"; sent as 8-bit numbers that are rounded at random, every {BLOCK} with a scale of their own, which come "
+    "from the noised numbers only",
+}
 
 RELEASES = {
     "accuracy": "how many are right and how many wrong",

@@ -91,7 +91,7 @@ def stored_reply(row: sqlite3.Row, where: str) -> bytes:
 def _horizon(row: PlanRow, kind: Kind) -> int:
     """How many events of this kind the plan was approved with."""
     if kind == "train":
-        return row.admission.horizon
+        return row.admission.training_rounds
     if kind == "evaluate" and row.admission.evaluation is not None:
         return row.admission.num_evaluations
     return 0

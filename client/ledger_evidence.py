@@ -176,7 +176,8 @@ def charge(db: sqlite3.Connection) -> Charge | None:
 def _close(db: sqlite3.Connection, time: str) -> list[list[Any]]:
     """Mark every event that approved plans still have as lost; [plan, kind, first round, last round] of each run."""
     lost: list[list[Any]] = []
-    plans = "SELECT digest, horizon, num_evaluations FROM plans WHERE state = 'approved' ORDER BY entry"
+    plans = "SELECT digest, horizon * (1 - evaluate_only), num_evaluations FROM plans WHERE state = 'approved'"
+    plans += " ORDER BY entry"
     for digest, horizon, num_evaluations in db.execute(plans).fetchall():
         for kind, last in (("train", horizon), ("evaluate", num_evaluations)):
             had = {row[0] for row in db.execute("SELECT round FROM events WHERE plan = ? AND kind = ?", (digest, kind))}

@@ -7,7 +7,16 @@ import sqlite3
 from collections.abc import Iterator
 
 from privet.client import chain
-from privet.client.ledger_schema import ADDED_BY_2, ADDED_BY_3, APPLICATION, NEW_TABLES, SCHEMA, TABLES, TRIGGERS
+from privet.client.ledger_schema import (
+    ADDED_BY_2,
+    ADDED_BY_3,
+    ADDED_BY_4,
+    APPLICATION,
+    NEW_TABLES,
+    SCHEMA,
+    TABLES,
+    TRIGGERS,
+)
 
 _EVENTS = "id, plan, round, kind, request_sha256, state, reply, reply_sha256, reserved_at, stored_at"
 _NO_TIME = "1970-01-01T00:00:00+00:00"  # of a ledger of schema 1 that held nothing
@@ -22,14 +31,14 @@ def make(db: sqlite3.Connection) -> None:
 
 
 def migrate(db: sqlite3.Connection, version: int) -> None:
-    """From schema 1 or 2: approved plans and events stay as they are."""
+    """From schema 1, 2 or 3: approved plans and events stay as they are."""
     if version == 1:
         _from_1(db)
-    for column in ADDED_BY_3:
+    for column in (*(ADDED_BY_3 if version < 3 else ()), *ADDED_BY_4):
         db.execute(f"ALTER TABLE plans ADD COLUMN {column}")
     if version == 1:
         _link(db)
-    else:  # its chain goes on; its plans' limits of a person's records were not kept: it claims none
+    else:  # its chain goes on; what its plans' rows did not keep it does not claim: no limit of a person's records
         chain.append(db, {"entry": "migrated", "time": chain.now(), "schema": version})
     db.execute(f"PRAGMA user_version = {SCHEMA}")
 

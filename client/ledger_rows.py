@@ -135,6 +135,7 @@ def plan_row(row: sqlite3.Row) -> PlanRow:
             delta=row["delta"],
             person=row["person"],
             max_per_person=row["max_per_person"],
+            evaluate_only=bool(row["evaluate_only"]),
         ),
         seen_at=row["seen_at"],
         judged_at=row["judged_at"],
@@ -182,6 +183,7 @@ def write_plan(db: sqlite3.Connection, plan: Plan, admission: Admission, site: S
         "max_per_person": site.data.max_per_person,
         "evaluation": None if admission.evaluation is None else chain.canonical(admission.evaluation.to_json()),
         "num_evaluations": admission.num_evaluations,
+        "evaluate_only": int(admission.evaluate_only),
         "entry": chain.length(db) + 1 if approved else None,
     }
     updates = ", ".join(f"{name} = excluded.{name}" for name in values if name not in ("digest", "seen_at"))

@@ -6,7 +6,7 @@ in `chain` as well (client/chain).
 
 from privet.common.errors import PrivetError
 
-SCHEMA = 3  # PRAGMA user_version
+SCHEMA = 4  # PRAGMA user_version
 APPLICATION = 0x70727674  # PRAGMA application_id: "prvt"
 DAMAGED = "do not delete it, for it holds what has been spent: restore the newest sound copy."
 
@@ -19,6 +19,9 @@ ADDED_BY_2 = (  # to the table of plans, in the order in which they were added
 ADDED_BY_3 = (  # data.person and data.max_per_person of the site file at the judgement; NULL: no limit, or none known
     "person TEXT",
     "max_per_person INTEGER CHECK ((max_per_person IS NULL) = (person IS NULL) AND ifnull(max_per_person >= 1, 1))",
+)
+ADDED_BY_4 = (  # whether all units judge and none trains
+    "evaluate_only INTEGER NOT NULL DEFAULT 0 CHECK (evaluate_only IN (0, 1) AND evaluate_only <= num_evaluations)",
 )
 
 _PLANS = f"""
@@ -34,7 +37,7 @@ CREATE TABLE plans (
   horizon INTEGER NOT NULL CHECK (horizon >= 1),
   epsilon REAL NOT NULL, delta REAL NOT NULL,
   seen_at TEXT NOT NULL, judged_at TEXT NOT NULL, approved_at TEXT,
-  {", ".join(ADDED_BY_2 + ADDED_BY_3)},
+  {", ".join(ADDED_BY_2 + ADDED_BY_3 + ADDED_BY_4)},
   CHECK (state <> 'approved' OR (
     sample_rate IS NOT NULL AND noise_multiplier IS NOT NULL AND steps IS NOT NULL AND max_grad_norm IS NOT NULL
     AND expected_batch IS NOT NULL AND unit IS NOT NULL AND max_records IS NOT NULL

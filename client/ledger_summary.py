@@ -104,7 +104,7 @@ def _executed(db: sqlite3.Connection, counts: dict[str, dict[str, int]]) -> list
                 num_train=kinds.get("train", 0),
                 evaluation=admission.evaluation,
                 num_evaluations=kinds.get("evaluate", 0),
-                train_fraction=float(fraction),
+                train_fraction=0.0 if admission.evaluate_only else float(fraction),
             )
         )
     return executed

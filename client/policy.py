@@ -11,7 +11,15 @@ from decimal import ROUND_CEILING, Decimal
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
-from privet.client.rules import allow_person, allow_person_column, allow_plan, allow_rate, allow_unit, no_table
+from privet.client.rules import (
+    allow_part,
+    allow_person,
+    allow_person_column,
+    allow_plan,
+    allow_rate,
+    allow_unit,
+    no_table,
+)
 from privet.common.config import Plan, Site
 from privet.common.errors import Code, InputError, RefusedError
 from privet.common.privacy.events import EvaluateEvent, TrainEvent
@@ -62,6 +70,22 @@ class Admission:
     delta: float = 0.0
     person: str | None = None  # data.person and data.max_per_person at the judgement: the limit of a person's records
     max_per_person: int | None = None
+    evaluate_only: bool = (
+        False  # all units judge and none trains: `event` says whose units, and no round of it is allowed
+    )
+
+    @property
+    def training_rounds(self) -> int:
+        """Rounds that this site may train."""
+        return 0 if self.evaluate_only else self.horizon
+
+    @property
+    def num_terms(self) -> str:
+        """The horizon in words."""
+        evaluations = f"{self.num_evaluations} evaluation{'' if self.num_evaluations == 1 else 's'}"
+        if self.evaluate_only:
+            return evaluations
+        return f"{self.horizon} rounds" + (f" and {evaluations}" if self.evaluation else "")
 
 
 def unit_kind(site: Site) -> Unit:
@@ -96,6 +120,7 @@ def admit(plan: Plan, site: Site, committed: Committed) -> Admission:
         delta=delta,
         person=person,
         max_per_person=limit,
+        evaluate_only=site.federation[plan.name].evaluate_only,
     )
 
 
@@ -110,11 +135,13 @@ def recheck(plan: Plan, admission: Admission, site: Site, committed: Committed) 
     if admission.decision != "approved" or event is None:
         raise RefusedError(Code.UNKNOWN_PLAN, "the plan is not approved.", where=f"plan {plan.digest[:16]}")
     allow_plan(plan, site)
+    allow_part(site, plan.name, admission.evaluate_only)
     allow_unit(event.unit, committed.unit)
     allow_unit(unit_kind(site), event.unit)
     allow_person(site, admission.person, admission.max_per_person)
     allow_person_column(admission.person, committed.person)
-    allow_rate(event.sample_rate, site)
+    if not admission.evaluate_only:
+        allow_rate(event.sample_rate, site)
     if event.noise_multiplier < floor:
         what = f"Expected noise_multiplier >= policy.min_noise_multiplier = {floor:g}, got {event.noise_multiplier:g}."
         raise RefusedError(Code.REFUSED_POLICY, what, mend="lower the minimum, or let the plan be refused.")
@@ -158,15 +185,16 @@ def statement_for(admission: Admission, site: Site, plan: Plan) -> "Statement":
     if admission.event is None:
         raise RefusedError(admission.code, admission.reason)
     evaluation = admission.evaluation
+    metrics = () if evaluation is None else (evaluation.release,)
     return statement(
         admission.event,
-        admission.horizon,
+        admission.training_rounds,
         admission.delta,
-        released=("update",) if evaluation is None else ("update", evaluation.release),
+        released=metrics if admission.evaluate_only else ("update", *metrics),
         declared_weight=site.federation[plan.name].declared_weight,
         evaluation=evaluation,
         num_evaluations=admission.num_evaluations,
-        train_fraction=plan.training.train_fraction,
+        train_fraction=0.0 if admission.evaluate_only else plan.training.train_fraction,
         max_per_person=admission.max_per_person,
     )
 
@@ -178,6 +206,8 @@ def _judge(plan: Plan, site: Site, committed: Committed) -> tuple[TrainEvent, Ev
     allow_plan(plan, site)
     allow_unit(unit_kind(site), committed.unit)
     allow_person_column(site.data.person, committed.person)
+    if site.federation[plan.name].evaluate_only:
+        return _judge_evaluations(plan, site, committed)
     training, batch = plan.training, _expected_batch(plan, site)
     sample_rate = batch / (site.budget.declared_units * training.train_fraction)
     allow_rate(sample_rate, site)
@@ -203,6 +233,29 @@ def _judge(plan: Plan, site: Site, committed: Committed) -> tuple[TrainEvent, Ev
         sigma = _sigma(site, noise_multiplier, 1.0, plan.num_evaluations, epsilon, delta)
         evaluation = EvaluateEvent(noise_multiplier=sigma, release=asked, unit=unit_kind(site))
     return event, evaluation, epsilon, delta
+
+
+def _judge_evaluations(
+    plan: Plan, site: Site, committed: Committed
+) -> tuple[TrainEvent, EvaluateEvent | None, float, float]:
+    """Of a site that only evaluates: its share buys evaluations alone, of every unit. The event trains nothing: it says
+    whose units they are, how many are declared (B / q), and what the model is built for."""
+    from privet.common.privacy.calibration import noise_multiplier
+
+    epsilon, delta = _share(plan.name, site, committed)
+    sigma, asked = _sigma(site, noise_multiplier, 1.0, plan.num_evaluations, epsilon, delta), plan.evaluation.release
+    assert asked != "none"  # allow_plan
+    unit = unit_kind(site)
+    event = TrainEvent(
+        sample_rate=1.0 / site.budget.declared_units,
+        noise_multiplier=sigma,
+        steps=plan.training.local_steps,
+        max_grad_norm=plan.training.max_grad_norm,
+        expected_batch=1,
+        unit=unit,
+        max_records=site.data.max_records,
+    )
+    return event, EvaluateEvent(noise_multiplier=sigma, release=asked, unit=unit), epsilon, delta
 
 
 def _sigma(

@@ -52,7 +52,7 @@ def prepare(plan: Plan, admission: Admission, site: Site, records: Records) -> P
     except ModelError as error:
         raise RefusedError(Code.BASE_MISMATCH, error.what, where=error.where, mend=error.mend) from None
     labelled = records.relabel(plan.task, site.data.label_map, site.data.label_separator)
-    train, validation = labelled.split(plan.training.train_fraction)
+    train, validation = labelled.split(0.0 if admission.evaluate_only else plan.training.train_fraction)
     if admission.evaluation is None:
         _, validation = labelled.split(1.0)  # nobody
     return Prepared(

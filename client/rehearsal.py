@@ -9,15 +9,17 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, Protocol
 
 from privet.client.apart import Apart
 from privet.client.policy import Committed, admit
 from privet.common.adapter import Arrays, Floats
+from privet.common.compression import encode
 from privet.common.config import Plan, Site, parse_plan
 from privet.common.errors import Code, ConfigError, PrivetError, RefusedError, WireError
 from privet.common.logs import unforeseen
+from privet.common.privacy.noise import SecureNoise
 from privet.common.rehearsal import (
     RehearsalBody,
     RehearsalEndBody,
@@ -137,7 +139,10 @@ class Rehearsals:
         header, update = self._ask(room, {"do": "round", "round": body.round}, arrays, plan.cohort.timeout)
         report = RehearsalReport.model_validate(header["report"])
         self._tell("rehearsed", f"rehearsal round {body.round}: {report.seconds:.1f} s on generated text.")
-        return _reply(body, Code.OK, report, update)
+        reply, compression = _reply(body, Code.OK, report, update), plan.training.compression
+        if compression == "none":
+            return reply
+        return replace(reply, arrays={}, coded=encode(compression, update, SecureNoise()))
 
     def _end(self, body: RehearsalEndBody) -> RehearsalReply:
         self._consent()

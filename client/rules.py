@@ -18,7 +18,13 @@ def allow_plan(plan: Plan, site: Site) -> None:
     horizon, local_steps = plan.training.horizon, plan.training.local_steps
     if name not in site.federation:
         raise no_table(name)
-    if "update" not in site.federation[name].release:
+    only_judges, asked = site.federation[name].evaluate_only, plan.evaluation.release
+    if only_judges and asked not in site.federation[name].release:
+        what = (
+            f"This site only evaluates (federation.{name}.evaluate_only), and the plan asks for no metric of its list."
+        )
+        mend = f"ask for a plan whose evaluation.release is in federation.{name}.release; this one's is {asked!r}."
+    elif not only_judges and "update" not in site.federation[name].release:
         what, mend = f'federation.{name}.release does not hold "update".', "add it, if an update may leave."
     elif plan.method.kind not in policy.methods:
         allowed = ", ".join(policy.methods) or "none"
@@ -63,6 +69,22 @@ def allow_unit(kind: str, fixed: str | None) -> None:
             Code.REFUSED_POLICY,
             f"The site file counts by {kind}, this data set's training by {fixed}; the guarantees do not add.",
             mend=f"set data.unit back to {'the column of unit ids' if fixed == 'unit' else 'record'}.",
+        )
+
+
+def allow_part(site: Site, federation: str, evaluate_only: bool) -> None:
+    """A plan goes on with the part that it was approved for: its cost was stated for units that train and others that
+    judge, or for units that all judge. A change would let a unit meet both."""
+    membership = site.federation.get(federation)
+    if membership is None:
+        raise no_table(federation)
+    if membership.evaluate_only != evaluate_only:
+        raise RefusedError(
+            Code.REFUSED_POLICY,
+            f"The plan was approved for {'evaluating only' if evaluate_only else 'training'}, the site file now says "
+            f"{'evaluating only' if membership.evaluate_only else 'training'}.",
+            where=f"federation.{federation}.evaluate_only",
+            mend=f"set it back to {str(evaluate_only).lower()}, or ask for a new plan.",
         )
 
 

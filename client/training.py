@@ -26,6 +26,7 @@ from privet.common.precision import Precision
 from privet.common.prefix import CACHE_BYTES, PrefixExamples, splits
 from privet.common.privacy.events import TrainEvent
 from privet.common.privacy.noise import NoiseSource
+from privet.common.schedule import learning_rate
 from privet.common.tagged import tagged
 from privet.common.tasks.base import task_of
 from privet.common.tasks.targets import Targets
@@ -117,7 +118,7 @@ class RoundTrainer:
         spec = TrainSpec(
             event=event,
             optimizer=training.optimizer,
-            learning_rate=training.learning_rate,
+            learning_rate=learning_rate(training, round),
             weight_decay=training.weight_decay,
             adjust=adjustment(self.method),
         )

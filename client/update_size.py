@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from privet.common.base import checked_base
+from privet.common.compression import coded_bytes
 from privet.common.config import Plan, Site
 from privet.common.errors import ModelError
 from privet.common.methods import is_foreign
@@ -12,6 +13,7 @@ from privet.common.tasks.base import task_of
 
 # Of each architecture: config.json's names of width and depth, and the head of its stock sequence classifier.
 _WIDTH = {"bert": "hidden_size", "roberta": "hidden_size", "distilbert": "dim"}
+_INNER = {"bert": "intermediate_size", "roberta": "intermediate_size", "distilbert": "hidden_dim"}
 _DEPTH = {"bert": "num_hidden_layers", "roberta": "num_hidden_layers", "distilbert": "n_layers"}
 _BELOW_HEAD = {"bert": "pooler.dense", "roberta": "classifier.dense", "distilbert": "pre_classifier"}
 _MAX_CONFIG_BYTES = 1 << 20
@@ -31,8 +33,8 @@ def local_base(plan: Plan, site: Site) -> Path | None:
 
 
 def update_bytes(plan: Plan, folder: Path | None) -> int | None:
-    """Bytes of one update's float32 arrays on the base in `folder`; None without a base, with one of another kind, or
-    for a method that is none of privet's own.
+    """Bytes of one update's arrays, compressed as the plan says, on the base in `folder`; None without a base, with one
+    of another kind, or for a method that is none of privet's own.
 
     Only config.json and the names in the weights' headers are read: what the base's file lacks is trained anew.
     """
@@ -44,7 +46,7 @@ def update_bytes(plan: Plan, folder: Path | None) -> int | None:
             return None
         config = json.loads(path.read_text(encoding="utf-8"))
         kind = config["model_type"]
-        width, depth = (_positive(config[name[kind]]) for name in (_WIDTH, _DEPTH))
+        width, depth, inner = (_positive(config[name[kind]]) for name in (_WIDTH, _DEPTH, _INNER))
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     if config.get("add_cross_attention"):
@@ -54,11 +56,13 @@ def update_bytes(plan: Plan, folder: Path | None) -> int | None:
     if plan.method.kind != "head":
         if plan.lora.first_layer >= depth:
             return None
-        factor = (depth - plan.lora.first_layer) * len(plan.lora.targets) * rank * width
-        values += factor * (2 if plan.method.kind == "fedavg" else 1)
+        outputs = sum(inner if target == "intermediate" else width for target in plan.lora.targets)  # of B
+        inputs = sum(inner if target == "output" else width for target in plan.lora.targets)  # of A
+        each = outputs + (inputs if plan.method.kind == "fedavg" else 0)
+        values += (depth - plan.lora.first_layer) * rank * each
         if plan.model.pooling == "cls" and not _holds(folder, _BELOW_HEAD[kind]):
             values += width * (width + 1)
-    return 4 * values
+    return coded_bytes(plan.training.compression, values)
 
 
 def _positive(value: Any) -> int:

@@ -14,6 +14,16 @@ TARGETS = {
     "roberta": {"query": "query", "key": "key", "value": "value"},
     "distilbert": {"query": "q_lin", "key": "k_lin", "value": "v_lin"},
 }
+_DENSE = {  # the other projections of a layer, as `lora.targets` names them
+    "bert": {
+        "attention_output": "attention.output.dense",
+        "intermediate": "intermediate.dense",
+        "output": "output.dense",
+    },
+    "distilbert": {"attention_output": "attention.out_lin", "intermediate": "ffn.lin1", "output": "ffn.lin2"},
+}
+_DENSE["roberta"] = _DENSE["bert"]
+_PEOPLE = "BERT (Chinese BERT too), RoBERTa and DistilBERT"
 LAST_LAYER = {"bert": "classifier", "roberta": "classifier.out_proj", "distilbert": "classifier"}
 _LAST_LAYER_OF_TOKENS = "classifier"  # in every stock classifier of tokens
 
@@ -88,6 +98,18 @@ class Architecture:
         inside = "attention" if self.kind == "distilbert" else "attention.self"
         return f"{self.layer(index)}{inside}.{TARGETS[self.kind][target]}"
 
+    def projection(self, index: int, target: str) -> str:
+        """The name of the layer's projection `target`, any that `lora.targets` may say."""
+        if target in TARGETS[self.kind]:
+            return self.attention(index, target)
+        return self.layer(index) + _DENSE[self.kind][target]
+
+    def projection_shape(self, target: str) -> tuple[int, int]:
+        """Outputs and inputs of a projection."""
+        if target == "intermediate":
+            return self.inner, self.width
+        return (self.width, self.inner) if target == "output" else (self.width, self.width)
+
     def encoder_shapes(self) -> dict[str, tuple[int, ...]]:
         """Every array of the bare encoder by name, without a pooler."""
         width = self.width
@@ -116,13 +138,8 @@ class Architecture:
         return shapes
 
     def _dense(self) -> Iterator[tuple[str, int, int]]:
-        names = (
-            ("attention.out_lin", "ffn.lin1", "ffn.lin2")
-            if self.kind == "distilbert"
-            else ("attention.output.dense", "intermediate.dense", "output.dense")
-        )
-        width, inner = self.width, self.inner
-        yield from zip(names, (width, inner, width), (width, width, inner), strict=True)
+        for target, name in _DENSE[self.kind].items():
+            yield name, *self.projection_shape(target)
 
     def below_head(self) -> dict[str, tuple[int, ...]]:
         """The layer between encoder and last layer of its stock sequence classifier, by the classifier's names."""
@@ -210,7 +227,9 @@ def _kind(config: Mapping[str, Any], folder: Path) -> str:
     kind = str(config.get("model_type"))
     if kind not in TARGETS:
         raise ModelError(
-            f"a model of type {kind!r}.", where=str(folder), mend=f"use one of {', '.join(sorted(TARGETS))}."
+            f"a model of type {kind!r}.",
+            where=str(folder),
+            mend=f"use one of type {', '.join(sorted(TARGETS))}: {_PEOPLE}.",
         )
     return kind
 

@@ -35,9 +35,12 @@ def adapter_spec(plan: Plan, folder: Path) -> AdapterSpec | None:
     entries = []
     for index in range(first_layer, architecture.depth):
         for target in plan.lora.targets:
-            name = prefix + architecture.attention(index, target)
-            entries.append(Entry(f"{name}.lora_A.weight", (rank, width), Role.LORA_A))
-            entries.append(Entry(f"{name}.lora_B.weight", (width, rank), Role.LORA_B))
+            name, (rows, columns) = (
+                prefix + architecture.projection(index, target),
+                architecture.projection_shape(target),
+            )
+            entries.append(Entry(f"{name}.lora_A.weight", (rank, columns), Role.LORA_A))
+            entries.append(Entry(f"{name}.lora_B.weight", (rows, rank), Role.LORA_B))
     last = "head" if mean else last_layer_name(plan, architecture.kind)
     entries.append(Entry(f"{last}.weight", (num_labels, width), Role.HEAD))
     entries.append(Entry(f"{last}.bias", (num_labels,), Role.HEAD))

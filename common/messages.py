@@ -8,17 +8,27 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
 from flwr.app import RecordDict
 from pydantic import Field, ValidationError
 
 from privet.common.adapter import Arrays, Floats
+from privet.common.compression import Coded, Compression, Rounding, coded_bytes, encode
 from privet.common.config.plan import Table
 from privet.common.errors import Code, WireError
 from privet.common.privacy.statement import Statement
-from privet.common.record import MAX_VALUES, carried_bytes, carry, read, unpack_arrays
+from privet.common.record import (
+    MAX_VALUES,
+    carried_bytes,
+    carry,
+    carry_coded,
+    listing_of,
+    read,
+    shapes_of,
+    unpack_arrays,
+)
 
 MAX_BODY = 4 << 20  # characters of a request's: it may hold a plan
 MAX_REPLY_BODY = 64 << 10  # a code, a statement, a sealed head
@@ -26,6 +36,7 @@ MAX_REPLY_BODY = 64 << 10  # a code, a statement, a sealed head
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Head = Annotated[str, Field(pattern=r"^[A-Za-z0-9+/]{40,200}={0,2}$")]  # base64; always of one length
 
+_CODED = "coded"
 COUNTS = "counts"  # the array of an evaluation's reply: noised cells, float32 [cells]
 
 
@@ -106,14 +117,31 @@ class Request:
 
 @dataclass(frozen=True)
 class Reply:
-    """What a site answers: the only shape in which anything leaves."""
+    """What a site answers: the only shape in which anything leaves.
+
+    coded: the arrays as they leave, where the plan compresses them; `arrays` holds what they decode to on arrival, and
+    nothing at the site.
+    """
 
     body: ReplyBody
     arrays: Arrays = field(default_factory=dict)
+    coded: Coded | None = None
 
     @property
     def code(self) -> Code:
         return self.body.code
+
+    @property
+    def num_bytes(self) -> int:
+        """Of the arrays, as they leave."""
+        return sum(array.nbytes for array in self.arrays.values()) if self.coded is None else len(self.coded.data)
+
+
+def update_reply(body: ReplyBody, arrays: Arrays, compression: Compression, rounding: Rounding) -> Reply:
+    """A noised update as the plan has it sent. rounding: of int8."""
+    if compression == "none":
+        return Reply(body, arrays)
+    return Reply(body, coded=encode(compression, arrays, rounding))
 
 
 def content_digest(body: str, arrays: Arrays) -> str:
@@ -138,6 +166,9 @@ class Message(Protocol):
 
 def to_record(message: Message) -> RecordDict:
     """To Flower's record."""
+    coded: Coded | None = getattr(message, "coded", None)
+    if coded is not None:
+        return carry_coded(_canonical(message.body), coded)
     return carry(_canonical(message.body), message.arrays)
 
 
@@ -163,19 +194,21 @@ def parse_request(record: RecordDict, *, max_values: int | None = None) -> Reque
     return Request(body, unpack_arrays(carried))
 
 
-def parse_reply(record: RecordDict) -> Reply:
+def parse_reply(record: RecordDict, *, compression: Compression = "none", max_values: int | None = None) -> Reply:
     """From Flower's record, strictly. Names and shapes of the arrays are checked against the plan by the strategy.
 
+    compression: the way in which the plan has arrays sent; no other is taken. max_values: as in `parse_request`.
     Raises: WireError.
     """
-    carried = read(record, max_text=MAX_REPLY_BODY, max_values=MAX_VALUES)
+    limit = MAX_VALUES if max_values is None else min(max_values, MAX_VALUES)
+    carried = read(record, max_text=MAX_REPLY_BODY, max_values=limit, compression=compression)
     try:
         body = _reply_body(carried.text)
     except (ValidationError, ValueError, RecursionError):
         raise WireError("The reply's body is not of the known schema.") from None
     if carried.shapes and body.code is not Code.OK:
         raise WireError("Arrays come with the code ok only.")
-    return Reply(body, unpack_arrays(carried))
+    return Reply(body, unpack_arrays(carried), carried.coded if carried.shapes else None)
 
 
 @lru_cache(maxsize=64)
@@ -198,8 +231,14 @@ def pack(reply: Reply) -> bytes:
     """A reply as bytes, for the ledger's store."""
     from safetensors.numpy import save
 
+    packed: bytes
+    if reply.coded is not None:
+        about = [_canonical(reply.body), reply.coded.kind, listing_of(reply.coded.shapes)]
+        codes = {_CODED: np.frombuffer(reply.coded.data, np.uint8)}
+        packed = save(codes, metadata={_CODED: json.dumps(about)})  # one entry: the library writes them in any order
+        return packed
     arrays = {name: np.asarray(array, dtype=np.float32, order="C") for name, array in reply.arrays.items()}
-    packed: bytes = save(arrays, metadata={"body": _canonical(reply.body)})
+    packed = save(arrays, metadata={"body": _canonical(reply.body)})
     return packed
 
 
@@ -213,10 +252,27 @@ def unpack(data: bytes) -> Reply:
 
     try:
         size = int.from_bytes(data[:8], "little")
-        body = json.loads(data[8 : 8 + size])["__metadata__"]["body"]
+        about = json.loads(data[8 : 8 + size])["__metadata__"]
+        if _CODED in about:
+            body, *form = json.loads(about[_CODED])
+            return Reply(ReplyBody.model_validate_json(body), coded=_stored(form, load(data)))
+        body = about["body"]
         arrays: Mapping[str, Floats] = load(data)
         if any(array.dtype != np.float32 for array in arrays.values()):
             raise ValueError("another type")
         return Reply(ReplyBody.model_validate_json(body), dict(arrays))
     except (SafetensorError, ValidationError, ValueError, KeyError, TypeError, RecursionError):
         raise WireError("A stored reply cannot be read.") from None
+
+
+def _stored(form: list[Any], found: Mapping[str, Any]) -> Coded:
+    """The codes of a stored reply, of which no value was looked at. Raises: ValueError, KeyError, WireError."""
+    codes, (kind, listing) = found[_CODED], form
+    if len(found) != 1 or codes.dtype != np.uint8 or codes.ndim != 1:
+        raise ValueError("Expected codes alone.")
+    if kind != "fp16" and kind != "int8":
+        raise ValueError("Expected a known way.")
+    coded = Coded(kind, shapes_of(listing), codes.tobytes())
+    if len(coded.data) != coded_bytes(kind, coded.num_values):
+        raise ValueError("Expected codes that fill the shapes.")
+    return coded

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from privet.common.adapter import AdapterSpec, Arrays, Entry, Floats, Role
 from privet.common.architecture import TARGETS as _TARGETS
 from privet.common.architecture import (
+    Architecture,
     check_length,
     last_layer_name,
     model_type,
@@ -231,8 +232,7 @@ def build_classifier(plan: Plan, folder: Path) -> Classifier:
     lora = LoraConfig(
         r=plan.lora.rank,
         lora_alpha=plan.lora.alpha,
-        target_modules=[_TARGETS[kind][target] for target in plan.lora.targets],
-        **_layers(plan, config.num_hidden_layers),
+        **_placed(plan, read_architecture(folder)),
         lora_dropout=0.0,
         bias="none",
         modules_to_save=to_save or None,
@@ -247,10 +247,17 @@ def build_classifier(plan: Plan, folder: Path) -> Classifier:
     return classifier.train()
 
 
-def _layers(plan: Plan, num_layers: int) -> dict[str, Any]:
-    """PEFT's settings of where LoRA is; none where it is on every layer, as before there was a choice."""
-    first = plan.lora.first_layer
-    return {"layers_to_transform": list(range(first, num_layers)), "layers_pattern": "layer"} if first else {}
+def _placed(plan: Plan, architecture: Architecture) -> dict[str, Any]:
+    """PEFT's settings of where LoRA is: short names of the attention's projections, on all layers or on the upper ones;
+    with others every module by its whole name, for "output.dense" is the end of two."""
+    first, names = plan.lora.first_layer, _TARGETS[architecture.kind]
+    if not set(plan.lora.targets) <= set(names):
+        layers = range(first, architecture.depth)
+        return {"target_modules": [architecture.projection(i, target) for i in layers for target in plan.lora.targets]}
+    found: dict[str, Any] = {"target_modules": [names[target] for target in plan.lora.targets]}
+    if first:
+        found |= {"layers_to_transform": list(range(first, architecture.depth)), "layers_pattern": "layer"}
+    return found
 
 
 def _modules_to_save(plan: Plan, kind: str, missing: set[str]) -> list[str]:

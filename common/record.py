@@ -3,7 +3,9 @@
 On the wire a message is one RecordDict with at most two records. `privet` is a ConfigRecord with the key `body` (the
 text) and, where arrays come with it, `arrays`: their names and shapes, as canonical JSON sorted by name. `arrays` is an
 ArrayRecord of one flat array, `flat`, that holds their values one after the other in that order, raw little-endian
-float32: Flower passes each object in a call of its own, so many small arrays would cost a call or two each.
+float32: Flower passes each object in a call of its own, so many small arrays would cost a call or two each. Where the
+plan says how updates are compressed, the bytes of `flat` are those of common/compression.py instead, and its `stype`
+names the way.
 
 Nothing is ever unpickled, and nothing is copied before all sizes agree.
 
@@ -25,6 +27,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
 from privet.common.adapter import Arrays, Floats
+from privet.common.compression import Coded, Compression, Shapes, coded_bytes, decode
 from privet.common.errors import WireError
 
 MAX_VALUES = 1 << 26
@@ -33,10 +36,12 @@ _MAX_ARRAYS = 4096
 _MAX_LISTING = 1 << 20  # characters
 _MAX_NAME = 300  # characters
 _MAX_AXES = 8
-_STYPE = "privet.float32.le"
+_STYPES: dict[Compression, str] = {
+    "none": "privet.float32.le",
+    "fp16": "privet.fp16.blocks.le",
+    "int8": "privet.int8.blocks.le",
+}
 _FLAT = "flat"
-
-Shapes = tuple[tuple[str, tuple[int, ...]], ...]  # by name
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,12 @@ class Carried:
     text: str
     shapes: Shapes = ()
     data: bytes = b""
+    compression: Compression = "none"
+
+    @property
+    def coded(self) -> Coded | None:
+        """The arrays where they are compressed."""
+        return None if self.compression == "none" else Coded(self.compression, self.shapes, self.data)
 
 
 def carry(text: str, arrays: Arrays) -> RecordDict:
@@ -62,20 +73,27 @@ def carry_flat(text: str, shapes: Shapes, flat: Floats) -> RecordDict:
     return _carry(text, shapes, np.asarray(flat, dtype="<f4", order="C").tobytes())
 
 
-def _carry(text: str, shapes: Shapes, data: bytes) -> RecordDict:
-    flat = Array(dtype="float32", shape=(len(data) // 4,), stype=_STYPE, data=data)
+def carry_coded(text: str, coded: Coded) -> RecordDict:
+    """A text and compressed arrays."""
+    return _carry(text, coded.shapes, coded.data, coded.kind)
+
+
+def _carry(text: str, shapes: Shapes, data: bytes, compression: Compression = "none") -> RecordDict:
+    dtype, length = ("float32", len(data) // 4) if compression == "none" else ("uint8", len(data))
+    flat = Array(dtype=dtype, shape=(length,), stype=_STYPES[compression], data=data)
     return RecordDict(
         {
-            "privet": ConfigRecord({"body": text, "arrays": _listing(shapes)}),
+            "privet": ConfigRecord({"body": text, "arrays": listing_of(shapes)}),
             "arrays": ArrayRecord({_FLAT: flat}),
         }
     )
 
 
-def read(record: RecordDict, *, max_text: int, max_values: int) -> Carried:
+def read(record: RecordDict, *, max_text: int, max_values: int, compression: Compression = "none") -> Carried:
     """What a record carries, checked whole and copied nowhere.
 
-    max_text: most characters of the text. max_values: most values of all arrays together.
+    max_text: most characters of the text. max_values: most values of all arrays together. compression: the one way in
+    which arrays may come.
     Raises: WireError, whose text holds nothing that arrived.
     """
     if type(record) is not RecordDict or not set(record) <= {"privet", "arrays"}:
@@ -89,17 +107,22 @@ def read(record: RecordDict, *, max_text: int, max_values: int) -> Carried:
         raise WireError("The message's body is too long.")
     if carried is None:
         return Carried(text)
-    shapes = _shapes(config["arrays"])
+    shapes = shapes_of(config["arrays"])
     count = sum(math.prod(shape) for _, shape in shapes)
     if count > max_values:
         raise WireError(f"The message's arrays hold more than {max_values:,} values.")
     if type(carried) is not ArrayRecord or set(carried) != {_FLAT}:
         raise WireError("The message's arrays are not one flat array.")
-    return Carried(text, shapes, _data(carried[_FLAT], count))
+    return Carried(text, shapes, _data(carried[_FLAT], count, compression), compression)
 
 
 def unpack_arrays(carried: Carried) -> dict[str, Floats]:
-    """Arrays of this process's own, that can be written to: parts of one copy."""
+    """Arrays of this process's own, that can be written to: parts of one copy.
+
+    Raises: WireError where they are compressed and out of their range.
+    """
+    if (coded := carried.coded) is not None:
+        return decode(coded)
     values = np.frombuffer(carried.data, dtype="<f4").astype(np.float32)
     arrays: dict[str, Floats] = {}
     start = 0
@@ -118,12 +141,13 @@ def carried_bytes(num_values: int, max_text: int) -> int:
     return 2 * 4 * num_values + 4 * max_text + _MAX_LISTING + (1 << 20)
 
 
-def _listing(shapes: Shapes) -> str:
+def listing_of(shapes: Shapes) -> str:
+    """Names and shapes as canonical JSON."""
     return json.dumps([[name, list(shape)] for name, shape in shapes], separators=(",", ":"))
 
 
 @lru_cache(maxsize=8)
-def _shapes(listing: str) -> Shapes:
+def shapes_of(listing: str) -> Shapes:
     """Names and shapes of a canonical listing: bounded, sorted, unique, and written in the one way.
 
     Raises: WireError.
@@ -134,7 +158,7 @@ def _shapes(listing: str) -> Shapes:
     try:
         rows = json.loads(listing)
         shapes = tuple((_name(name), _shape(shape)) for name, shape in rows)
-        canonical = _listing(shapes) == listing
+        canonical = listing_of(shapes) == listing
     except (ValueError, TypeError, RecursionError):
         raise WireError("The message's listing of arrays is not of the known form.") from None
     names = [name for name, _ in shapes]
@@ -158,13 +182,18 @@ def _shape(shape: object) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def _data(array: Any, count: int) -> bytes:
-    """The bytes of the flat array. Raises: WireError where it is not sound, or not of `count` values."""
+def _data(array: Any, count: int, compression: Compression) -> bytes:
+    """The bytes of the flat array. Raises: WireError where it is not sound, or not of `count` values so compressed."""
     if type(array) is not Array or type(array.shape) is not tuple or type(array.data) is not bytes:
         raise WireError("The message's flat array is not of Flower's plain kind.")
-    if array.stype != _STYPE or array.dtype != "float32":
-        raise WireError("The message's flat array is not raw float32.")
-    if array.shape != (count,) or type(array.shape[0]) is not int or len(array.data) != 4 * count:
+    dtype, length = ("float32", count) if compression == "none" else ("uint8", coded_bytes(compression, count))
+    if array.stype != _STYPES[compression] or array.dtype != dtype:
+        raise WireError(f"The message's flat array is not raw {dtype} of the agreed form.")
+    if (
+        array.shape != (length,)
+        or type(array.shape[0]) is not int
+        or len(array.data) != coded_bytes(compression, count)
+    ):
         raise WireError("The message's flat array does not fill the listed shapes.")
     data: bytes = array.data
     return data

@@ -13,6 +13,7 @@ from flwr.app import RecordDict
 from pydantic import Field, ValidationError
 
 from privet.common.adapter import Arrays
+from privet.common.compression import Coded, Compression
 from privet.common.config.bounded import MAX_BYTES
 from privet.common.config.plan import Table
 from privet.common.errors import Code, WireError
@@ -86,6 +87,12 @@ class RehearsalReply:
 
     body: RehearsalReplyBody
     arrays: Arrays = field(default_factory=dict)
+    coded: Coded | None = None  # as in a `Reply`
+
+    @property
+    def num_bytes(self) -> int:
+        """Of the arrays, as they leave."""
+        return sum(array.nbytes for array in self.arrays.values()) if self.coded is None else len(self.coded.data)
 
 
 def parse_rehearsal(record: RecordDict, *, max_values: int | None = None) -> RehearsalRequest | None:
@@ -108,16 +115,20 @@ def parse_rehearsal(record: RecordDict, *, max_values: int | None = None) -> Reh
     return RehearsalRequest(body, unpack_arrays(carried))
 
 
-def parse_rehearsal_reply(record: RecordDict) -> RehearsalReply:
+def parse_rehearsal_reply(
+    record: RecordDict, *, compression: Compression = "none", max_values: int | None = None
+) -> RehearsalReply:
     """From Flower's record, strictly. Names and shapes of the arrays are checked against the plan by the server.
 
+    compression, max_values: as in `parse_reply`.
     Raises: WireError, also for any other reply.
     """
-    carried = read(record, max_text=MAX_REPLY_BODY, max_values=MAX_VALUES)
+    limit = MAX_VALUES if max_values is None else min(max_values, MAX_VALUES)
+    carried = read(record, max_text=MAX_REPLY_BODY, max_values=limit, compression=compression)
     try:
         body = RehearsalReplyBody.model_validate_json(carried.text)
     except (ValidationError, ValueError, RecursionError):
         raise WireError("The reply is none of a rehearsal.") from None
     if carried.shapes and body.code is not Code.OK:
         raise WireError("Arrays come with the code ok only.")
-    return RehearsalReply(body, unpack_arrays(carried))
+    return RehearsalReply(body, unpack_arrays(carried), carried.coded if carried.shapes else None)

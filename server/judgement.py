@@ -6,6 +6,8 @@ evaluation. The best is the one with the highest accuracy, of equals the earlies
 Patience counts judgements since the last improvement. An improvement must exceed the accuracy at the last one by more
 than one standard error of the privacy noise on the difference of the two, √(s₁² + s₂²): else the noise alone would keep
 a run going. A public accuracy has no noise: any gain counts. Slow gains add up, for what they are held against stays.
+Rounds of the plan's warm-up cost no patience: with a rate that small no gain is to be expected. A round without a
+quorum, and one whose metric did not come, is no judgement.
 """
 
 import math
@@ -41,7 +43,7 @@ class Standing:
     improved: Judged | None = None  # the last improvement: what the next must exceed
     waited: int = 0  # judgements since then
 
-    def take(self, judged: Judged, arrays: Arrays, spec: EvaluationSpec) -> "Standing":
+    def take(self, judged: Judged, arrays: Arrays, spec: EvaluationSpec, warmup_rounds: int = 0) -> "Standing":
         """The standing after one more judgement, of the adapter `arrays`."""
         now = self
         if now.best is None or judged.accuracy > now.best.accuracy:
@@ -49,7 +51,7 @@ class Standing:
         last = now.improved
         if last is None or judged.accuracy - last.accuracy > math.hypot(judged.noise_error, last.noise_error):
             return replace(now, improved=judged, waited=0)
-        return replace(now, waited=now.waited + 1)
+        return now if judged.round <= warmup_rounds else replace(now, waited=now.waited + 1)
 
     def is_over(self, spec: EvaluationSpec) -> bool:
         """Whether the plan's patience is at its end."""

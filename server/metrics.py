@@ -70,7 +70,8 @@ def stated(statement: Statement, most: tuple[float, float] = (1.0, 1.0)) -> Stat
     if statement.evaluation is None:
         raise ValueError("Expected a statement with an evaluation.")
     fraction = statement.train_fraction
-    units = statement.expected_batch / statement.sample_rate / fraction * (1 - fraction)
+    declared = statement.expected_batch / statement.sample_rate / (fraction or 1.0)  # 0: all of them judge
+    units = declared * (1 - fraction)
     return Stated(statement.evaluation.noise_multiplier, min(units, _MAX_COUNT), most)
 
 

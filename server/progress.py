@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 
 from flwr.serverapp import Grid
 
+from privet.common.compression import error_bound
 from privet.common.config import Plan
 from privet.common.errors import Code
 from privet.common.live import Event, Listener
-from privet.common.messages import EvaluateBody, Request, TrainBody
+from privet.common.messages import EvaluateBody, Reply, Request, TrainBody
 from privet.common.privacy.statement import Statement
 from privet.server.asked import Asked, Kind
 from privet.server.checkpoint import Checkpoint
@@ -28,7 +29,14 @@ class Round:
     started: float
     bytes_down: int
     bytes_up: int = 0
+    error_bound: float = 0.0  # the largest of an update's compression, relative
     failed: dict[str, str] = field(default_factory=dict)  # codes of those that are not asked, and why
+
+    def took(self, reply: Reply) -> None:
+        """Count a sound update."""
+        self.bytes_up += reply.num_bytes
+        if reply.coded is not None:
+            self.error_bound = max(self.error_bound, error_bound(reply.coded))
 
     def timed(self, row: Event) -> Event:
         """The round's event as it is told."""

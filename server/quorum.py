@@ -21,8 +21,10 @@ def await_quorum(
     on_event: Listener,
     named: Collection[str] = (),
     patience: float = 0.0,
+    trains: bool = True,
 ) -> dict[str, int]:
-    """Name and node of the sites that are ready for round `number`, once there are `needed` of them.
+    """Name and node of the sites that are ready for round `number`, once there are `needed` of them. trains: of those
+    that train, else of all.
 
     The sites `named` are waited for as well, but for `patience` seconds only.
     Raises: RunError where there are not `needed` ones within `wait` seconds.
@@ -30,7 +32,7 @@ def await_quorum(
     start, told, told_absent = time.monotonic(), -1, list[str]()
     while True:
         roster.ask(grid)
-        ready = roster.ready(grid)
+        ready = roster.trainers(grid) if trains else roster.ready(grid)
         passed, absent = time.monotonic() - start, sorted(set(named) - set(ready))
         enough = len(ready) >= needed
         if enough and (not absent or passed >= patience):

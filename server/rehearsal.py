@@ -193,7 +193,9 @@ class Rehearsal:
         if message.has_error():
             return str(Code.UNAVAILABLE), None
         try:
-            reply = parse_rehearsal_reply(message.content)
+            compression = self._plan.training.compression
+            most = None if compression == "none" else self._spec.size
+            reply = parse_rehearsal_reply(message.content, compression=compression, max_values=most)
         except WireError:
             return (OLD if _is_refusal(message) else str(Code.BAD_REQUEST)), None
         if reply.body.plan_digest != self._plan.digest or reply.body.round != number:
@@ -211,7 +213,7 @@ class Rehearsal:
         if reply.body.report is None:
             return {"code": str(Code.BAD_REQUEST)}
         told = reply.body.report.model_dump(include={"seconds", "peak_bytes"})
-        return {"code": code, "bytes_up": sum(array.nbytes for array in reply.arrays.values())} | told
+        return {"code": code, "bytes_up": reply.num_bytes} | told
 
 
 def _is_refusal(message: Message) -> bool:

@@ -8,6 +8,7 @@ from flwr.app import Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from privet.common.adapter import Arrays, digest
+from privet.common.compression import Compression
 from privet.common.config import Plan
 from privet.common.errors import Code, WireError
 from privet.common.live import Listener
@@ -81,6 +82,11 @@ class Roster:
         """Name and node of each site that is online and agreed, by name."""
         online = {self.name_of(node): node for node in grid.get_node_ids()}
         return {name: online[name] for name in sorted(online) if self._agreed(name, online[name])}
+
+    def trainers(self, grid: Grid) -> dict[str, int]:
+        """Those that are ready and train: not the sites that only evaluate."""
+        statements = self.statements
+        return {name: node for name, node in self.ready(grid).items() if statements[name].rounds > 0}
 
     def ask(self, grid: Grid) -> None:
         """Offer the plan to whoever is online and has not agreed, and take in the answers that came by now.
@@ -192,12 +198,17 @@ class Roster:
         self._on_event({"event": "offer", "site": name, "code": str(code), "epsilon": epsilon})
 
 
-def sound_reply(message: Message, plan_digest: str, round: int) -> Reply | None:
-    """The reply if it is well-formed and answers this plan and round; None for anything else."""
+def sound_reply(
+    message: Message, plan_digest: str, round: int, *, compression: Compression = "none", max_values: int | None = None
+) -> Reply | None:
+    """The reply if it is well-formed and answers this plan and round; None for anything else.
+
+    compression, max_values: of its arrays, as in `parse_reply`.
+    """
     if message.has_error():
         return None
     try:
-        reply = parse_reply(message.content)
+        reply = parse_reply(message.content, compression=compression, max_values=max_values)
     except WireError:
         return None
     if reply.body.plan_digest != plan_digest or reply.body.round != round:

@@ -44,7 +44,8 @@ class PrivetStrategy(Strategy):  # type: ignore[misc]
 
     pause(seconds) returns early when something changed; evaluate judges the global adapter on public text; keep stores
     a checkpoint, and asking what will be asked of whom, before it goes out. progress: of a run that goes on. seed:
-    another than 0 draws other cohorts than the plan's own seed, for a simulation that is repeated.
+    another than 0 draws other cohorts than the plan's own seed, for a simulation that is repeated. further: what only a
+    simulation knows of a round, for its event.
     Raises: RunError where the quorum is not reached within `wait` seconds.
     """
 
@@ -65,6 +66,7 @@ class PrivetStrategy(Strategy):  # type: ignore[misc]
         asking: Callable[[Asked], object] | None = None,
         progress: Progress | None = None,
         seed: int = 0,
+        further: Callable[[int], Event] = lambda _round: {},
     ) -> None:
         self.plan, self.spec, self.method = plan, spec, method_for(plan)
         self.state = self.method.init(initial)
@@ -75,7 +77,7 @@ class PrivetStrategy(Strategy):  # type: ignore[misc]
         drawn = (plan.method.seed, seed) if seed else plan.method.seed
         self._sampler = np.random.Generator(np.random.PCG64(drawn))
         self._pause, self._wait, self._on_event = pause, wait, on_event
-        self._evaluate, self._keep, self._asking = evaluate, keep, asking
+        self._evaluate, self._keep, self._asking, self._further = evaluate, keep, asking, further
         self._round: Round | None = None
         self._due: Due | None = None
         self._past = Past(progress, on_event)
@@ -119,19 +121,22 @@ class PrivetStrategy(Strategy):  # type: ignore[misc]
         if self._round is None or self._round.number != server_round:
             raise RuntimeError("aggregate_train before configure_train")
         now, expected = self._round, self.method.trainable(self.spec, server_round)
+        compression = self.plan.training.compression
+        most = None if compression == "none" else expected.size  # before anything is decoded
         updates: dict[str, dict[str, Floats]] = {}
         failed = dict(now.failed)
         for message in replies:
             name = now.cohort.get(message.metadata.src_node_id)
             if name is None or name in updates or name in failed:
                 continue
-            reply = sound_reply(message, self.roster.digest, server_round)
+            reply = sound_reply(message, self.roster.digest, server_round, compression=compression, max_values=most)
             self.roster.heard(name, reply)
             code = Code.UNAVAILABLE if reply is None else reply.code
             if reply is not None and code is Code.OK:
                 try:
                     expected.check(reply.arrays, bound=2 * MAX_WEIGHT)
                     updates[name] = dict(reply.arrays)
+                    now.took(reply)
                     continue
                 except WireError:
                     code = Code.BAD_REQUEST
@@ -159,7 +164,7 @@ class PrivetStrategy(Strategy):  # type: ignore[misc]
             due.evaluation.failed = dict.fromkeys(known.names, str(Code.ROUND_LOST))
             return []
         if known is not None or self._past.expected:
-            self._gather(grid, server_round, known, needed=0)
+            self._gather(grid, server_round, known, needed=0, trains=False)
         asked = due.ask(self.plan, self.roster, grid, known)
         if known is None:
             names = tuple(sorted(due.evaluation.asked.values()))
@@ -244,7 +249,6 @@ class PrivetStrategy(Strategy):  # type: ignore[misc]
         self, now: Round, updates: dict[str, dict[str, Floats]], failed: dict[str, str], aggregated: bool
     ) -> None:
         answered = sorted(updates)
-        now.bytes_up = sum(array.nbytes for update in updates.values() for array in update.values())
         row: Event = {
             "event": "round",
             "round": now.number,
@@ -257,6 +261,9 @@ class PrivetStrategy(Strategy):  # type: ignore[misc]
             "sites": None,
             "evaluation": None,
         }
+        if self.plan.training.compression != "none":
+            row["compression"] = {"kind": self.plan.training.compression, "error_bound": now.error_bound}
+        row |= self._further(now.number)
         if self.plan.evaluation.metric == "public":
             self._weigh(row)
         row = now.timed(row)
@@ -309,7 +316,9 @@ class PrivetStrategy(Strategy):  # type: ignore[misc]
         if self._asking is not None:
             self._asking(asked)
 
-    def _gather(self, grid: Grid, number: int, known: Asked | None, needed: int) -> dict[str, int]:
+    def _gather(
+        self, grid: Grid, number: int, known: Asked | None, needed: int, *, trains: bool = True
+    ) -> dict[str, int]:
         """The sites that are ready, `needed` at least; after a restart those that were asked, or answered last, if
         they come back within a round's time."""
         return await_quorum(
@@ -322,13 +331,15 @@ class PrivetStrategy(Strategy):  # type: ignore[misc]
             on_event=self._on_event,
             named=self._past.awaited(known),
             patience=self.plan.cohort.timeout,
+            trains=trains,
         )
 
     def _weigh(self, row: Event) -> None:
         """Hold the present adapter against the best, where the plan's metric was measured."""
         verdict = judged(row, self.plan.evaluation)
         if verdict is not None:
-            self.standing = self.standing.take(verdict, self.state.arrays, self.plan.evaluation)
+            warmup = self.plan.training.warmup_rounds
+            self.standing = self.standing.take(verdict, self.state.arrays, self.plan.evaluation, warmup)
 
     def _is_over(self, number: int) -> bool:
         training = self.plan.training

@@ -115,17 +115,18 @@ def compare(
     most: int = NUM_ALONE,
     on_event: Listener | None = None,
     engine: Engine | None = None,
+    start: Mapping[str, Any] | None = None,
 ) -> Baselines:
     """Hold a finished simulation against its baselines; written to baselines.json in its run folder if it has one.
 
     records: of all sites, as they were simulated. most: sites that are also simulated alone; of more, some are drawn by
-    the simulation's seed.
+    the simulation's seed. start: `init` and `init_labels` of `Simulator`.
     """
     tell: Listener = on_event or (lambda _event: None)
     budgets = [epsilon] if isinstance(epsilon, int | float) else list(epsilon)
     budget_of = {name: budgets[index % len(budgets)] for index, name in enumerate(records)}
     names = _drawn(list(records), most, spec.seed)
-    single = Simulator(one_site_plan(plan), data, engine, spec=spec)
+    single = Simulator(one_site_plan(plan), data, engine, spec=spec, **(start or {}))
     shown = {name: records[name] for name in names}
     least, union = min(budgets), pooled_records(records)
     train: OneSite = Trained(single, spec, {POOLED: union, **shown})

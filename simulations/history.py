@@ -11,6 +11,7 @@ Columns of `run.history`, in this order:
 | sites_truth | float64 | the same accuracy without noise, which only a simulation can know; NaN where none was |
 | cohort, answered, missing, failed | int64 | how many sites were asked, and how it ended |
 | bytes_down, bytes_up | int64 | of arrays, to and from all sites |
+| compression_error | float64 | relative L2 error of compressed updates, mean over sites; NaN where they are not |
 | seconds | float64 | that the round took |
 | epsilon_min, epsilon_max | float64 | spent so far: least and greatest over the sites; inf where there is no noise |
 
@@ -53,6 +54,7 @@ DTYPES = {
     "failed": "int64",
     "bytes_down": "int64",
     "bytes_up": "int64",
+    "compression_error": "float64",
     "seconds": "float64",
     "epsilon_min": "float64",
     "epsilon_max": "float64",
@@ -98,6 +100,7 @@ def _line(row: Row, truth: Mapping[int, float]) -> dict[str, object]:
         "sites_truth": truth.get(number, math.nan),
         **{name: len(row[name]) for name in ("cohort", "answered", "missing", "failed")},
         **{name: row[name] for name in ("bytes_down", "bytes_up", "seconds")},
+        "compression_error": _number(row.get("compression_error")),
     }
 
 

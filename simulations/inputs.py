@@ -55,6 +55,15 @@ def read_plan(plan: PlanLike, spec: SimulationSpec | None = None) -> tuple[Plan,
     return plan, spec or SimulationSpec()
 
 
+def start_of(plan: PlanLike) -> dict[str, Any]:
+    """What a file, or a Federation, says of the adapter to start from: `init` and `init_labels` of `simulate`."""
+    if isinstance(plan, str | Path):
+        plan = load_federation(Path(plan))
+    if not isinstance(plan, Federation) or plan.method.init is None:
+        return {}
+    return {"init": plan.server.init, "init_labels": dict(plan.server.init_labels)}
+
+
 def changed(spec: SimulationSpec, changes: dict[str, Any]) -> SimulationSpec:
     """`spec` with the changes that are not None. Raises: ConfigError."""
     from pydantic import ValidationError

@@ -20,7 +20,7 @@ from privet.common.tasks.score import score_of
 from privet.server.checkpoint import write_durably
 from privet.server.judgement import kept_round
 from privet.simulations.history import pandas_library
-from privet.simulations.inputs import PlanLike, read_plan
+from privet.simulations.inputs import PlanLike, read_plan, start_of
 from privet.simulations.run import Simulation, simulate
 
 if TYPE_CHECKING:
@@ -141,6 +141,7 @@ def repeated(
     """
     if times < 1:
         raise ConfigError(f"got {times}.", where="--repeat", mend="give a number of runs.")
+    settings = start_of(plan) | settings
     plan, spec = read_plan(plan, spec)
     first = spec.seed if seed is None else seed
     folder = None if runs is None else runs / f"{plan.name}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}-x{times}"

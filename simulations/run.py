@@ -9,13 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
 from privet.common.adapter import AdapterSpec, Arrays, Floats
 from privet.common.base import checked_base
-from privet.common.config import Plan, SimulationSpec
+from privet.common.config import Plan, ServerSpec, SimulationSpec
 from privet.common.errors import ConfigError
 from privet.common.initial import initial_adapter
 from privet.common.live import Event, Listener
@@ -24,6 +24,7 @@ from privet.common.privacy.statement import Statement
 from privet.common.tasks.base import Public, record_width, task_of
 from privet.common.tasks.score import score_of
 from privet.server.judgement import kept_round
+from privet.server.start_arrays import Start
 from privet.server.strategy import PrivetStrategy
 from privet.simulations import history as tables
 from privet.simulations.absence import Absence
@@ -34,7 +35,7 @@ from privet.simulations.engines.store import Store
 from privet.simulations.engines.work import Device, Recipe, Run, Work
 from privet.simulations.filling import fill
 from privet.simulations.grid import SimulationGrid
-from privet.simulations.inputs import PlanLike, resolve
+from privet.simulations.inputs import PlanLike, resolve, start_of
 from privet.simulations.listening import Listening
 from privet.simulations.resume import Begun, Place, check_begun, data_digest
 from privet.simulations.shards import even_shards
@@ -98,7 +99,8 @@ class Simulator:
     """A plan's data in an engine's workers, for several simulations of it.
 
     engine: opened and closed by the caller; None computes in this process, by the agent's own trainer. spec: whose keys
-    `engine`, `precision` and `device` say how it is computed.
+    `engine`, `precision` and `device` say how it is computed. init, init_labels: as the keys of [server], where the
+    plan starts from a trained adapter.
     Raises: ModelError, DataError, ConfigError.
     """
 
@@ -109,14 +111,18 @@ class Simulator:
         engine: Engine | None = None,
         *,
         spec: SimulationSpec | None = None,
+        init: Path | None = None,
+        init_labels: Mapping[str, str] | None = None,
     ) -> None:
         self.plan, self.data, self._task = plan, data, task_of(plan.task)
+        self._from = ServerSpec(init=init, init_labels=dict(init_labels or {}))
         self.base = checked_base(plan.model.base, plan.model.sha256)
         make = None if engine is not None else self._in_process
         spec = spec or SimulationSpec()
         self._recipe = Recipe(plan, self.base, spec.device, make, spec.engine, spec.precision)
         self._engine = InProcess() if engine is None else engine
         self._store: Store | None = None  # until its features are computed, where there are any
+        self._start: Start | None = None  # where it is a trained one
         self._digest = ""  # of the data that was prepared
         self._truth = data.truth(plan.task)
 
@@ -159,7 +165,8 @@ class Simulator:
         self._compute_features(built.spec)
         run = _run(agreed, sites, spec, by_record)
         engine.begin(run)
-        initial = _initial(self.plan, built.spec)
+        start = self.start(built.spec)
+        initial = start.arrays
         absence = Absence(spec.seed, spec.dropout, spec.straggler)
         load = sites.load(run.rates[sites.numbers])
         grid = SimulationGrid(self.plan, built.spec, initial, engine, sites.names, sites.numbers, load, agreed, absence)
@@ -197,6 +204,7 @@ class Simulator:
                 keep=None if folder is None else lambda checkpoint: listening.keep(checkpoint, grid),
                 progress=progress,
                 seed=spec.seed,
+                further=grid.measured_error,
             )
             strategy.start(grid)
             if last:
@@ -212,6 +220,7 @@ class Simulator:
                     reason=NO_GUARANTEE,
                     command=place.command,
                     merged=False,
+                    earlier=start.earlier,
                 )
                 listening({"event": "finished", "run": str(folder.path.resolve()), "rounds": strategy.completed})
                 place.finished()
@@ -226,6 +235,16 @@ class Simulator:
             listening.truth,
             Spent(sites.names, agreed, grid.trained, grid.measured),
         )
+
+    def start(self, spec: AdapterSpec) -> Start:
+        """The adapter before the first round, derived or trained; spec: of the whole adapter. Raises: ConfigError."""
+        if self.plan.method.init is None:
+            return Start(initial_adapter(spec, self.plan.method.seed))
+        if self._start is None:
+            from privet.server.start import load_start
+
+            self._start = load_start(self.plan, self._from, self._classifier, self.base)
+        return self._start
 
     @property
     def _classifier(self) -> "Classifier":
@@ -293,20 +312,6 @@ def _run(agreed: Agreed, sites: Sites, spec: SimulationSpec, by_record: bool) ->
     return Run(spec.seed, unit, spec.max_records, rates, sigmas, batches)
 
 
-def _initial(plan: Plan, spec: AdapterSpec) -> Mapping[str, Floats]:
-    """The adapter before the first round.
-
-    Raises: ConfigError for a plan that starts from a trained one.
-    """
-    if plan.method.init is not None:
-        raise ConfigError(
-            "the plan starts from a trained adapter, which only `privet server` reads.",
-            where="method.init",
-            mend="leave the key out here.",
-        )
-    return initial_adapter(spec, plan.method.seed)
-
-
 def simulate(
     plan: PlanLike,
     data: "SimulationData | pandas.DataFrame | Path | str | None" = None,
@@ -329,6 +334,8 @@ def simulate(
     ray_address: str | None = None,
     device: Device | None = None,
     resume: Path | None = None,
+    init: Path | None = None,
+    init_labels: Mapping[str, str] | None = None,
 ) -> Simulation:
     """Run `plan` over virtual sites.
 
@@ -341,11 +348,15 @@ def simulate(
     at `ray_address` where one is given. workers: how many; None is one for each core, 0 computes in this process, which
     starts at once and is right for a few sites. device: None is what `spec` says. No result depends on who computes,
     but for the last digits. resume: the run folder of a simulation that was stopped, to go on with; all else as it was
-    then. The result is that of an undisturbed run.
+    then. The result is that of an undisturbed run. init: the run folder, or its adapter/, that `method.init` is the
+    digest of; init_labels: each new label's earlier one, "" for none; else as a Federation's [server] table says.
     Raises: ConfigError, DataError, ModelError; RunError where too few sites can take part, or a worker ends.
     """
     if device is not None and device not in get_args(Device):
         raise ConfigError(f"got {device!r}.", where="--device", mend='give "cpu", "cuda" or "auto".')
+    begin: dict[str, Any] = start_of(plan)
+    if init is not None:
+        begin = {"init": init, "init_labels": init_labels}
     with open_engine(engine, workers, ray_address) as chosen:  # its workers load while the data is read
         plan, data, spec = resolve(plan, data, spec, partition=partition, seed=seed, text=text, label=label, unit=unit)
         if resume is not None:
@@ -353,7 +364,7 @@ def simulate(
         if device is not None:
             spec = spec.model_copy(update={"device": device})
         records = data.sites(spec.partition, plan.task, num_sites=sites, seed=spec.seed)
-        simulator = Simulator(plan, data, chosen, spec=spec)
+        simulator = Simulator(plan, data, chosen, spec=spec, **begin)
         prepared = simulator.prepare(records)
         ran = simulator.run(
             prepared,
@@ -373,6 +384,15 @@ def simulate(
     most = NUM_ALONE if baselines is True else baselines
     with open_engine(engine, workers, ray_address) as chosen:
         found = compare(
-            plan, data, ran, records, epsilon=epsilon, spec=spec, most=most, on_event=on_event, engine=chosen
+            plan,
+            data,
+            ran,
+            records,
+            epsilon=epsilon,
+            spec=spec,
+            most=most,
+            on_event=on_event,
+            engine=chosen,
+            start=begin,
         )
     return replace(ran, baselines=found)

@@ -12,7 +12,7 @@ from privet.common.errors import ConfigError, InputError, RunError
 from privet.common.live import Listener
 from privet.common.privacy.statement import Statement
 from privet.simulations.history import pandas_library
-from privet.simulations.inputs import PlanLike, changed, read_plan, resolve
+from privet.simulations.inputs import PlanLike, changed, read_plan, resolve, start_of
 from privet.simulations.repeat import Spread, final_metrics, spread
 from privet.simulations.run import Simulation, simulate
 from privet.simulations.sweep_cost import NOT_FREE, Cost, cost_of
@@ -164,6 +164,7 @@ def sweep(
     Raises: ConfigError before anything runs where a key, a value or a trial's plan is not valid; as `simulate`, but for
     what concerns a single trial, which is told in its `error`.
     """
+    settings = start_of(plan) | settings
     plan, spec = read_plan(plan, spec)
     spec = changed(spec, {"seed": seed, "partition": partition, "text": text, "label": label, "unit": unit})
     axes = [*axes, *(grid_axis(key, values) for key, values in (grid or {}).items())]

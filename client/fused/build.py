@@ -34,6 +34,9 @@ def covers(plan: Plan, folder: Path) -> str | None:
         return f"the base is of type {architecture.kind!r}, not 'bert'"
     if architecture.activation != "gelu":
         return f"the base has the activation {architecture.activation!r}, not 'gelu'"
+    others = [target for target in plan.lora.targets if target not in ("query", "key", "value")]
+    if others:
+        return f"LoRA is on {', '.join(others)} too"
     if architecture.unusual:
         return f"{architecture.unusual[0]} in the base's config.json makes it another model"
     spec = adapter_spec(plan, folder)

@@ -199,7 +199,7 @@ def _plan(row: "PlanRow", events: list["EventRow"]) -> dict[str, Any]:
         "state": admission.decision,
         "code": admission.code.value,
         "reason": admission.reason,
-        "horizon": admission.horizon,
+        "horizon": admission.training_rounds,
         "num_evaluations": admission.num_evaluations,
         "epsilon": admission.epsilon,
         "delta": admission.delta,
@@ -248,7 +248,8 @@ def _plan_line(row: "PlanRow", events: list["EventRow"]) -> str:
     done = {kind: sum(event.kind == kind and event.state != "lost" for event in own) for kind in ("train", "evaluate")}
     num_lost = sum(event.state == "lost" for event in own)
     return (
-        f"plan {row.digest[:16]} {row.federation} {admission.decision}: {done['train']} of {admission.horizon} rounds"
+        f"plan {row.digest[:16]} {row.federation} {admission.decision}: "
+        f"{done['train']} of {admission.training_rounds} rounds"
         + (f", {done['evaluate']} of {admission.num_evaluations} evaluations" if admission.evaluation else "")
         + (f", {num_lost} lost" if num_lost else "")
         + (f", epsilon {admission.epsilon:.6g}, delta {admission.delta:.3g}" if admission.event else "")

@@ -154,16 +154,30 @@ class MethodSpec(Table):
         return hash(self.model_dump_json())
 
 
+LoraTarget = Literal["query", "key", "value", "attention_output", "intermediate", "output"]
+LORA_PRESETS: dict[str, tuple[LoraTarget, ...]] = {
+    "attention": ("query", "key", "value", "attention_output"),
+    "all": ("query", "key", "value", "attention_output", "intermediate", "output"),
+}
+
+
 class LoraSpec(Table):
     """Hu et al. 2021: W + (alpha / rank) B A on the named projections."""
 
     rank: Annotated[int, Field(ge=1, le=256)] = 8
     alpha: Annotated[float, Field(gt=0, le=1024)] = 16.0
-    targets: Annotated[tuple[Literal["query", "key", "value"], ...], Field(strict=False, min_length=1)] = (
-        "query",
-        "value",
-    )
+    targets: Annotated[tuple[LoraTarget, ...], Field(strict=False, min_length=1)] = ("query", "value")  # or a preset
     first_layer: Annotated[int, Field(ge=0, lt=1024)] = 0  # of the base; those below it are frozen whole
+
+    @model_validator(mode="before")
+    @classmethod
+    def _preset(cls, raw: Any) -> Any:
+        """A preset stands for its list: the plan's digest is that of the list."""
+        if isinstance(raw, dict) and isinstance(raw.get("targets"), str):
+            if raw["targets"] not in LORA_PRESETS:
+                raise ValueError(f"Expected a list for targets, or one of {', '.join(map(repr, LORA_PRESETS))}.")
+            raw = raw | {"targets": list(LORA_PRESETS[raw["targets"]])}
+        return raw
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -186,9 +200,28 @@ class TrainingSpec(Table):
     expected_batch: Annotated[int, Field(ge=1, le=1_000_000)] | Literal["site"]  # B, in units
     optimizer: Literal["sgd", "adamw"] = "adamw"
     learning_rate: Annotated[float, Field(ge=1e-8, le=100)]
+    schedule: Literal["constant", "linear", "cosine"] = "constant"  # of the local rate over rounds (common/schedule.py)
+    warmup_rounds: Annotated[int, Field(ge=0, le=10_000)] = 0  # below the whole rate, of `rounds`
+    final_rate: Annotated[float, Field(ge=1e-3, le=1)] = 0.1  # of the rate, in the last planned round; unless constant
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
     max_grad_norm: Annotated[float, Field(ge=1e-3, le=1e3)] = 1.0  # C
     train_fraction: Annotated[float, Field(ge=0.1, le=1)] = 1.0  # of a site's units; the others are its validation
+    compression: Literal["none", "fp16", "int8"] = "none"  # of a noised update on its way (common/compression.py)
+
+    @model_validator(mode="after")
+    def _check_schedule(self) -> Self:
+        if self.warmup_rounds >= self.rounds:
+            raise ValueError(f"Expected fewer warmup_rounds than rounds ({self.rounds}), got {self.warmup_rounds}.")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A plan of one rate and plain updates keeps the digest that it had before these keys were."""
+        left_out = {"schedule": "constant", "warmup_rounds": 0, "compression": "none"}
+        if self.schedule == "constant":
+            left_out["final_rate"] = self.final_rate
+        found = handler(self)
+        return {key: value for key, value in found.items() if key not in left_out or value != left_out[key]}
 
     @property
     def horizon(self) -> int:
@@ -304,6 +337,7 @@ class ServerSpec(Table):
     runs: Path = Path("runs")
     wait: Annotated[float, Field(gt=0)] = 3600.0  # seconds to wait for min_sites before giving up
     init: Path | None = None  # the run folder, or its adapter/, of which method.init is the digest
+    init_labels: dict[str, str] = Field(default_factory=dict)  # new label -> the earlier one, or "" for a row of zeros
     public: PublicData | None = None
     license: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.+-]{0,63}$")] | None = None  # of the adapter, for its card
     metrics: Loopback | None = None  # where this machine's Prometheus finds numbers of the server

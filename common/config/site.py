@@ -188,10 +188,20 @@ class MembershipSpec(Table):
     release: Annotated[
         tuple[Literal["update", "accuracy", "per_class", "confusion"], ...], Field(strict=False, max_length=4)
     ] = ("update",)
+    evaluate_only: bool = False  # all units only judge: no update ever leaves, and evaluations alone are charged
     declared_weight: Annotated[float, Field(gt=0, le=1e9)] | None = None
     expected_batch: Annotated[int, Field(ge=1)] | None = None  # where the plan says expected_batch = "site"
     rehearsal: bool = False  # whether the server may rehearse here: computing time on generated text, no budget
     base: str | None = None  # where this site keeps the plan's base model; its digest is checked all the same
+
+    @model_validator(mode="after")
+    def _check_release(self) -> Self:
+        if self.evaluate_only and ("update" in self.release or not self.release):
+            raise ValueError(
+                'Expected release to name metrics, and not "update", with evaluate_only: no update leaves a site that '
+                "only evaluates."
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_proxy(self) -> Self:

@@ -27,19 +27,19 @@ def consistent(statement: Statement, plan: Plan) -> str | None:
 
 
 def _fits(statement: Statement, plan: Plan) -> str | None:
-    training = plan.training
+    training, judges = plan.training, statement.rounds == 0  # a site that only evaluates
     expected: dict[str, object] = {
         "local_steps": training.local_steps,
-        "rounds": training.horizon,
+        "rounds": 0 if judges else training.horizon,
         "max_grad_norm": training.max_grad_norm,
-        "train_fraction": training.train_fraction,
+        "train_fraction": 0.0 if judges else training.train_fraction,
     }
-    if training.expected_batch != "site":
+    if training.expected_batch != "site" and not judges:
         expected["expected_batch"] = training.expected_batch
     for name, value in expected.items():
         if getattr(statement, name) != value:
             return f"{name} is {getattr(statement, name)}, the plan says {value}"
-    units = statement.expected_batch / (statement.sample_rate * statement.train_fraction)
+    units = statement.expected_batch / (statement.sample_rate * (statement.train_fraction or 1.0))
     if statement.guarantee and statement.delta * units > _MAX_DELTA * (1 + _TOLERANCE):
         return f"delta is {statement.delta:g}, more than {_MAX_DELTA:g} over the {units:.0f} units that it implies"
     return _fits_evaluation(statement, plan)
@@ -51,7 +51,7 @@ def _fits_evaluation(statement: Statement, plan: Plan) -> str | None:
         return f"evaluation.release is {part.release}, the plan says {asked}"
     if part is not None and part.evaluations != plan.num_evaluations:
         return f"evaluation.evaluations is {part.evaluations}, the plan says {plan.num_evaluations}"
-    allowed = {"update"} if part is None else {"update", part.release}
+    allowed = {*(() if statement.rounds == 0 else ("update",)), *(() if part is None else (part.release,))}
     surplus = sorted(set(statement.released) - allowed)
     if surplus:
         return f"released names {surplus[0]}, which no stated mechanism gives"

@@ -19,7 +19,8 @@ class Horizon:
     """One plan at one site, or what was executed of it: equal rounds, equal evaluations, and how units are parted.
 
     A unit trains where the hash of its id, a number in [0, 1) that is the same for all plans, lies under
-    `train_fraction`; otherwise it is measured. Raises ValueError where a number is out of range.
+    `train_fraction`; otherwise it is measured: with 0 all are, at a site that only evaluates.
+    Raises ValueError where a number is out of range.
     """
 
     train: TrainEvent
@@ -33,8 +34,10 @@ class Horizon:
             raise ValueError("Expected rounds >= 0 and num_evaluations >= 0.")
         if self.evaluation is None and self.num_evaluations:
             raise ValueError("Expected no evaluations without their event.")
-        if not 0 < self.train_fraction <= 1:
-            raise ValueError(f"Expected 0 < train_fraction <= 1, got {self.train_fraction!r}.")
+        if not (0 < self.train_fraction <= 1 or (self.train_fraction == 0 and not self.rounds)):
+            raise ValueError(
+                f"Expected 0 < train_fraction <= 1, or 0 where nothing is trained, got {self.train_fraction!r}."
+            )
         if self.evaluation is not None and self.evaluation.unit != self.train.unit:
             raise ValueError("Expected training and evaluation to have one unit.")
 

@@ -48,11 +48,15 @@ class NoiseSource(Protocol):
     def normal(self, n: int) -> Floats:
         """float64[n], independent standard normals."""
 
+    def uniform(self, n: int) -> Floats:
+        """float64[n], independent, in [0, 1): for what is rounded at random after the noise."""
+
 
 class _Stream(IntEnum):
     MASKS = 0
     CHOICES = 1
     NORMALS = 2
+    ROUNDING = 3
 
 
 class _Draws(ABC):
@@ -103,6 +107,12 @@ class _Draws(ABC):
             np.sum(radius * np.sin(angle), axis=0, out=part[:, 1])
         out *= 0.5
         return out[:n]
+
+    def uniform(self, n: int) -> Floats:
+        """float64[n] in [0, 1), multiples of 2^-53."""
+        uniform = (self._words(_Stream.ROUNDING, n) >> np.uint64(11)).astype(np.float64)
+        uniform *= 2.0**-53
+        return uniform
 
 
 @final

@@ -39,6 +39,9 @@ class Statement(Table):
     None where no finite epsilon holds. In record mode a unit is a single record; `epsilon_person` is then for all of
     a person's records, where the site holds them to a number, and None is no claim for a person.
 
+    A site that only evaluates states no round and no fraction: the training's figures tell its number of declared units
+    (expected_batch / sample_rate) and nothing that was done.
+
     A field with a default may be missing, as in statements written before it was: the default says what held then.
     """
 
@@ -66,9 +69,9 @@ class Statement(Table):
     sample_rate: Annotated[float, Field(gt=0, le=1)]
     expected_batch: Annotated[int, Field(ge=1, le=10**9)]
     local_steps: Annotated[int, Field(ge=1, le=10**6)]
-    rounds: Annotated[int, Field(ge=1, le=10**6)]  # of the horizon: reserved, whether or not all were run
+    rounds: Annotated[int, Field(ge=0, le=10**6)]  # of the horizon: reserved, whether or not all were run; 0: see below
     max_records: Annotated[int, Field(ge=1, le=10**6)]
-    train_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0  # of the units; the others are never trained on
+    train_fraction: Annotated[float, Field(ge=0, le=1)] = 1.0  # of the units; the others are never trained on
     evaluation: EvaluationPart | None = None
     released: Annotated[
         tuple[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_ -]{0,63}$")], ...], Field(strict=False, max_length=16)
@@ -88,6 +91,10 @@ class Statement(Table):
             raise ValueError("Expected no guarantee without a finite epsilon.")
         if self.evaluation is not None and self.train_fraction == 1:
             raise ValueError("Expected train_fraction < 1 where units are measured: they are not trained on.")
+        if (self.rounds == 0) != (self.train_fraction == 0):
+            raise ValueError("Expected rounds = 0 and train_fraction = 0 together: a site that only evaluates.")
+        if self.rounds == 0 and (self.evaluation is None or "update" in self.released):
+            raise ValueError("Expected evaluations and no update where nothing is trained.")
         self._check_person()
         rates = [point.false_positive_rate for point in self.trade_off]
         if rates != sorted(set(rates)):

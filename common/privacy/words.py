@@ -66,14 +66,7 @@ def statement_table(statement: "Statement") -> list[tuple[str, str]]:
             for rate, bound in _points(s)
         ),
         ("mu (approximate, down to delta)", "not stated" if s.mu is None else _up(s.mu, 3)),
-        ("training mechanism", f"{s.mechanism}, {s.sampling} sampling"),
-        ("noise multiplier, training", f"{s.noise_multiplier:g}"),
-        ("largest gradient norm", f"{s.max_grad_norm:g}"),
-        ("sampling rate", f"{s.sample_rate:.6g}"),
-        ("expected batch", f"{s.expected_batch:,} {noun}s"),
-        ("rounds, local steps each", f"{s.rounds:,} x {s.local_steps:,}"),
-        ("most records of a unit in a step", f"{s.max_records:,}"),
-        (f"share of the {noun}s that train", f"{100 * s.train_fraction:g} %"),
+        *(_training_rows(s) if s.rounds else [("training", "none: this site only evaluates")]),
     ]
     if s.evaluation is None:
         rows.append(("metrics", "none"))
@@ -88,6 +81,19 @@ def statement_table(statement: "Statement") -> list[tuple[str, str]]:
         ("accountant", s.accountant),
     ]
     return rows
+
+
+def _training_rows(s: "Statement") -> list[tuple[str, str]]:
+    return [
+        ("training mechanism", f"{s.mechanism}, {s.sampling} sampling"),
+        ("noise multiplier, training", f"{s.noise_multiplier:g}"),
+        ("largest gradient norm", f"{s.max_grad_norm:g}"),
+        ("sampling rate", f"{s.sample_rate:.6g}"),
+        ("expected batch", f"{s.expected_batch:,} {s.unit}s"),
+        ("rounds, local steps each", f"{s.rounds:,} x {s.local_steps:,}"),
+        ("most records of a unit in a step", f"{s.max_records:,}"),
+        (f"share of the {s.unit}s that train", f"{100 * s.train_fraction:g} %"),
+    ]
 
 
 def _one(statement: "Statement") -> str:
@@ -157,13 +163,34 @@ def _means(statement: "Statement") -> list[str]:
     record, noun, fraction = statement.unit == "record", statement.unit, statement.train_fraction
     which = f"every {noun}" if fraction == 1 else f"every {noun} that trains"
     lines = []
-    if fraction < 1:
+    if not statement.rounds:
+        lines.append(f"This site only evaluates: none of its {noun}s was ever trained on, and no update left it.")
+    elif fraction < 1:
         measured = "measured" if statement.evaluation is not None else "left out"
         lines.append(
             f"A secret key of the site decides once, from its {'content' if record else 'name'} alone, whether a {noun}"
             f" trains: about {100 * fraction:g} in 100 do, the others are only {measured}."
         )
-    lines.append(
+    if statement.rounds:
+        lines.append(_how(statement, which))
+    part = statement.evaluation
+    if part is not None:
+        whose = f"{noun}s that do not train" if statement.rounds else f"{noun}s"
+        lines.append(
+            f"Up to {part.evaluations:,} times the {whose} were counted: {_METRICS[part.release]}"
+            f". A {noun} counts for at most 1 in all, and "
+            + (
+                f"noise of deviation {part.noise_multiplier:g} was added to every count."
+                if part.noise_multiplier > 0
+                else "no noise was added."
+            )
+        )
+    return lines
+
+
+def _how(statement: "Statement", which: str) -> str:
+    record = statement.unit == "record"
+    return (
         f"How: up to {statement.rounds:,} rounds of {statement.local_steps:,} steps. In each step {which} took part"
         f" with chance {statement.sample_rate:.3g}, "
         + ("" if record else f"with at most {statement.max_records:,} of its records, ")
@@ -174,18 +201,6 @@ def _means(statement: "Statement") -> list[str]:
             else "no noise was added."
         )
     )
-    part = statement.evaluation
-    if part is not None:
-        lines.append(
-            f"Up to {part.evaluations:,} times the {noun}s that do not train were counted: {_METRICS[part.release]}"
-            f". A {noun} counts for at most 1 in all, and "
-            + (
-                f"noise of deviation {part.noise_multiplier:g} was added to every count."
-                if part.noise_multiplier > 0
-                else "no noise was added."
-            )
-        )
-    return lines
 
 
 def _left(statement: "Statement") -> str:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 
+from privet.common.schedule import in_words, is_constant, learning_rate
 from privet.common.tasks.base import task_of
 from privet.server.card import loss_text
 from privet.server.report.figure import GREY, NUM_STYLES, Band, Columns, Figure, Line, Point
@@ -63,6 +64,25 @@ def loss_figure(run: Run) -> Figure | None:
         summary=f"Mean loss on the public file by round; at last {points[-1][1]:.3f}.",
         lines=(Line("loss", points),),
         from_zero=True,
+    )
+
+
+def rate_figure(run: Run) -> Figure | None:
+    """The sites' learning rate in each round so far, by the plan's schedule; None where it is one rate."""
+    training = run.plan.training
+    if is_constant(training) or not run.history:
+        return None
+    points = tuple((float(row.round), learning_rate(training, row.round)) for row in run.history if row.round)
+    return Figure(
+        key="rate",
+        title="Learning rate by round",
+        y="local learning rate",
+        summary=f"The sites' learning rate by round: {in_words(training)}.",
+        lines=(Line("learning rate", points),),
+        marks=skipped(run.history),
+        marks_name=SKIPPED,
+        from_zero=True,
+        note="By the round's number: a round without enough answers uses its rate up.",
     )
 
 
@@ -140,7 +160,7 @@ def bytes_figure(run: Run) -> Figure | None:
         summary=f"Bytes sent to the sites and received from them by round, in {unit}.",
         columns=columns,
         from_zero=True,
-        note=note,
+        note=f"{note} {_compressed(run)}".strip(),
     )
 
 
@@ -182,6 +202,16 @@ def at_sites(history: Sequence[Row]) -> list[tuple[int, float, float]]:
 def skipped(history: Sequence[Row]) -> tuple[float, ...]:
     """The rounds that changed nothing."""
     return tuple(float(row.round) for row in history if not row.aggregated)
+
+
+def _compressed(run: Run) -> str:
+    """How updates came, and what that cost."""
+    bounds = [row.compression.error_bound for row in run.history if row.compression is not None]
+    if not bounds:
+        return ""
+    words = f"Updates are sent as {run.plan.training.compression}: a relative L2 error of at most {max(bounds):.2g}"
+    measured = [row.compression_error for row in run.history if row.compression_error is not None]
+    return f"{words}, {max(measured):.2g} as measured." if measured else f"{words}."
 
 
 _PartOf = tuple[str, Callable[[Row], float], int]

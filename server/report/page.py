@@ -50,7 +50,7 @@ class Figures:
 def figures(run: Run) -> Figures:
     """What there is to draw of a run."""
     found = losses(run.history, run.statements)
-    made = (curves.time_figure(run), curves.bytes_figure(run), curves.sites_figure(run))
+    made = (curves.rate_figure(run), curves.time_figure(run), curves.bytes_figure(run), curves.sites_figure(run))
     return Figures(
         metrics=curves.metrics_figure(run),
         loss=curves.loss_figure(run),

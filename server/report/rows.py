@@ -68,6 +68,13 @@ class Evaluated(_Part):
     left_out: tuple[str, ...] = ()
 
 
+class Compressed(_Part):
+    """How updates came."""
+
+    kind: str
+    error_bound: float
+
+
 def _spread(raw: Any) -> Any:
     return {"values": raw} if isinstance(raw, list) else raw
 
@@ -126,5 +133,7 @@ class Row(_Part):
     public: Public | None = None
     sites: AtSites | None = None
     evaluation: Evaluated | None = None
+    compression: Compressed | None = None
+    compression_error: float | None = None  # measured, told by simulations alone
     spread: Annotated[Spread | None, BeforeValidator(_spread)] = None
     time: float | None = None  # seconds since 1970, when it was told

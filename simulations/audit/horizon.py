@@ -10,14 +10,19 @@ from privet.common.privacy.noise import SeededNoise
 
 
 def run_horizon(
-    trainer: RoundTrainer, examples: Examples, event: TrainEvent, rounds: int, words: tuple[int | str, ...]
+    trainer: RoundTrainer,
+    examples: Examples,
+    event: TrainEvent,
+    rounds: int,
+    words: tuple[int | str, ...],
+    initial: Arrays | None = None,
 ) -> Arrays:
-    """`rounds` equal events from the plan's initial adapter; `words` key the noise, with the round.
+    """`rounds` equal events from `initial`, else the plan's derived adapter; `words` key the noise, with the round.
 
     One site alone is the server's best view of it: with others, their updates are added.
     """
     method, spec = trainer.method, trainer.spec
-    state = method.init(initial_arrays(trainer.classifier))
+    state = method.init(initial_arrays(trainer.classifier) if initial is None else initial)
     for round in range(1, rounds + 1):
         sent = method.broadcast(spec, state, round)
         change = trainer.update(sent, examples, round, event, SeededNoise(*words, round))

@@ -4,16 +4,17 @@ import math
 import shlex
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 
 from privet.client.training import LabelledTexts
 from privet.common.adapter import Arrays
 from privet.common.base import checked_base
-from privet.common.config import Federation, Plan, SimulationSpec
+from privet.common.config import Federation, Plan, ServerSpec, SimulationSpec
 from privet.common.errors import ConfigError
 from privet.common.examples import Examples
 from privet.common.model import initial_arrays
@@ -21,6 +22,7 @@ from privet.common.privacy.accountant import epsilon as composed_epsilon
 from privet.common.privacy.calibration import noise_multiplier
 from privet.common.privacy.events import TrainEvent
 from privet.common.privacy.noise import SeededNoise
+from privet.server.start import load_start
 from privet.simulations.audit import black_box, membership, white_box
 from privet.simulations.audit.bound import cap, lower_bound
 from privet.simulations.audit.canaries import coordinates
@@ -46,26 +48,34 @@ def audit(
     spec: SimulationSpec | None = None,
     tell: Tell | None = None,
     command: str = "",
+    init: Path | None = None,
+    init_labels: Mapping[str, str] | None = None,
 ) -> Audit:
     """Audit `plan` at the first of `sites` virtual sites: its own batch, steps and horizon.
 
     plan: a Plan, or a Federation, whose [simulation] table is then the default of `spec`. data: None reads what `spec`
     says, or generates text. epsilon: what the site grants, each in a training of its own; one more, without noise,
     shows what each attack sees. canaries: of the attacks "unit" and "text". tell: takes a line of progress.
+    init, init_labels: as in `simulate`, where the plan starts from a trained adapter.
     Raises: ConfigError, DataError, ModelError; InputError where the plan trains fewer parameters than `canaries`;
     RunError where the trainer did not run the steps of its events.
     """
     started = time.monotonic()
     if spec is None:
         spec = plan.simulation if isinstance(plan, Federation) else SimulationSpec()
+    server = plan.server if isinstance(plan, Federation) else ServerSpec()
     if isinstance(plan, Federation):
         plan = plan.plan
+    if init is not None:
+        server = ServerSpec(init=init, init_labels=dict(init_labels or {}))
     _check(epsilon, canaries, attacks)
     if data is None:
         data = load_data(spec, plan.task)
     shares = data.sites(spec.partition, plan.task, num_sites=sites, seed=spec.seed)
     site, records = next(iter(shares.items()))
-    session = _Session(plan, records, spec, by_record=data.by_record, canaries=canaries, attacks=attacks, tell=tell)
+    session = _Session(
+        plan, records, spec, server, by_record=data.by_record, canaries=canaries, attacks=attacks, tell=tell
+    )
     if "unit" in attacks:
         session.check_canaries()
     arms = [session.arm(value) for value in epsilon]
@@ -117,6 +127,7 @@ class _Session:
         plan: Plan,
         records: Records,
         spec: SimulationSpec,
+        server: ServerSpec,
         *,
         by_record: bool,
         canaries: int,
@@ -130,7 +141,13 @@ class _Session:
         self.num_units = self._records.num_units
         self._rounds = plan.training.horizon
         self._event = self._noiseless(records.num_units * plan.training.train_fraction)
-        self._trainer = AuditedTrainer(plan, checked_base(plan.model.base, plan.model.sha256))
+        base = checked_base(plan.model.base, plan.model.sha256)
+        self._trainer = AuditedTrainer(plan, base)
+        self._initial = (
+            load_start(plan, server, self._trainer.classifier, base).arrays
+            if plan.method.init is not None
+            else initial_arrays(self._trainer.classifier)
+        )
 
     @property
     def num_parameters(self) -> int:
@@ -168,7 +185,9 @@ class _Session:
                 self._spec.delta,
                 white_box.typical_spread(arm.event, self.num_parameters),
             )
-            scores = white_box.attack(self._trainer, self._real, arm.event, self._rounds, coins, self._spec.seed)
+            scores = white_box.attack(
+                self._trainer, self._real, arm.event, self._rounds, coins, self._spec.seed, self._initial
+            )
             found.append(self._judge("unit", arm, guesses, scores, coins))
         return found
 
@@ -180,7 +199,7 @@ class _Session:
         for arm in arms:
             self._tell(f"text canaries, {_words(arm)}: {self._steps()}")
             final = self._final(np.concatenate([np.ones(self.num_units, bool), coins]), arm, "text")
-            falls = self._losses(initial_arrays(self._trainer.classifier)) - self._losses(final)
+            falls = self._losses(self._initial) - self._losses(final)
             scores = falls[len(self._records.texts) :]
             found.append(self._judge("text", arm, guesses, scores, coins))
         return found
@@ -206,7 +225,12 @@ class _Session:
         """The adapter after training on these units."""
         words = (self._spec.seed, "audit", attack)
         return run_horizon(
-            self._trainer, Chosen(self._examples, self._all.units, chosen), arm.event, self._rounds, words
+            self._trainer,
+            Chosen(self._examples, self._all.units, chosen),
+            arm.event,
+            self._rounds,
+            words,
+            self._initial,
         )
 
     def _losses(self, arrays: Arrays) -> Scores:

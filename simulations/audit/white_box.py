@@ -19,6 +19,7 @@ from privet.client import optimizer
 from privet.client.flat_engine import GradientEngine
 from privet.client.trainer import clipped_sum
 from privet.client.training import RoundTrainer
+from privet.common.adapter import Arrays
 from privet.common.config import Plan
 from privet.common.errors import RunError
 from privet.common.examples import Examples
@@ -111,8 +112,17 @@ def typical_spread(event: TrainEvent, size: int) -> float:
     return max(LEAST_SPREAD, math.sqrt(event.noise_multiplier**2 + drawn))
 
 
-def attack(trainer: AuditedTrainer, real: Examples, event: TrainEvent, rounds: int, coins: Coins, seed: int) -> Scores:
-    """Train the horizon on the real units and the canaries whose coin is True; the auditor's scores [m].
+def attack(
+    trainer: AuditedTrainer,
+    real: Examples,
+    event: TrainEvent,
+    rounds: int,
+    coins: Coins,
+    seed: int,
+    initial: Arrays | None = None,
+) -> Scores:
+    """Train the horizon on the real units and the canaries whose coin is True, from `initial` or the plan's derived
+    adapter; the auditor's scores [m].
 
     The seeds of the training's noise hold none of the coins. Raises: InputError where the plan trains fewer parameters
     than there are canaries; RunError where the trainer did other than the events say.
@@ -123,7 +133,7 @@ def attack(trainer: AuditedTrainer, real: Examples, event: TrainEvent, rounds: i
     trainer.wrap = auditor.wrap
     try:
         with auditor.watching():
-            run_horizon(trainer, examples, event, rounds, (seed, "audit", "unit"))
+            run_horizon(trainer, examples, event, rounds, (seed, "audit", "unit"), initial)
     finally:
         trainer.wrap = None
     if auditor.num_seen != rounds * event.steps:

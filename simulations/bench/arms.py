@@ -83,6 +83,9 @@ class BenchNoise:
         values: NDArray[np.float64] = self._choices.normal(n) if self._secure else torch.randn(n).double().numpy()
         return values
 
+    def uniform(self, n: int) -> NDArray[np.float64]:
+        return self._choices.uniform(n)
+
 
 def arms(trainer: RoundTrainer, texts: list[str], labels: NDArray[np.int64]) -> list[Arm]:
     """From the plain baseline to the product. Texts are each a record; with units, four in a row are one's."""

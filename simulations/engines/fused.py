@@ -22,6 +22,7 @@ from privet.common.layout import adapter_spec
 from privet.common.methods import adjustment, method_for
 from privet.common.precision import usable_device, usable_precision
 from privet.common.privacy.noise import SeededNoise
+from privet.common.schedule import learning_rate
 from privet.common.tasks.base import task_of
 from privet.simulations.engines.store import Part, Store
 from privet.simulations.engines.work import Recipe, Run
@@ -111,7 +112,7 @@ class FusedWork:
         spec = TrainSpec(
             event=events[0],
             optimizer=training.optimizer,
-            learning_rate=training.learning_rate,
+            learning_rate=learning_rate(training, round),
             weight_decay=training.weight_decay,
             adjust=adjustment(self._method),
         )

@@ -208,3 +208,12 @@ def test_an_adapter_to_start_from_is_told_and_is_a_change() -> None:
     assert changes(started, plan) == [f"method.init: {'ab' * 32!r} → none", "unchanged otherwise"]
     words = _words(started, make_admission(started, **PENDING), known=plan)
     assert f"starts from an adapter with digest {'ab' * 32}, trained before; what was spent for it stays" in words
+
+
+def test_a_schedule_is_told_and_so_is_its_change() -> None:
+    plain = make_plan()
+    falling = edit(plain, training={"schedule": "cosine", "warmup_rounds": 1})
+    text = _words(falling, make_admission(falling, **PENDING))
+    assert "after 1 round of warm-up, then falling along a cosine to" in text
+    told = ["training.schedule: 'constant' → 'cosine'", "training.warmup_rounds: 0 → 1"]
+    assert set(told) <= set(changes(plain, falling))

@@ -191,6 +191,7 @@ def test_a_chain_is_a_function_of_what_schema_1_held(path: Path, tmp_path: Path)
 
 def as_schema_2(path: Path) -> None:
     with closing(sqlite3.connect(path)) as db:
+        db.execute("ALTER TABLE plans DROP COLUMN evaluate_only")
         db.execute("ALTER TABLE plans DROP COLUMN max_per_person")
         db.execute("ALTER TABLE plans DROP COLUMN person")
         db.execute("PRAGMA user_version = 2")
@@ -212,6 +213,25 @@ def test_schema_2_goes_on(tmp_path: Path, moment: str | None) -> None:
         row = ledger.plan(PLAN.digest)
         assert row is not None
         assert (row.admission.person, row.admission.max_per_person) == (None, None)
+        assert isinstance(ledger.reserve(PLAN.digest, 2, "train", BODY), New)
+
+
+def test_schema_3_goes_on(tmp_path: Path) -> None:
+    """Its plans train: none was approved for evaluating only."""
+    path = tmp_path / "three" / f"{DATA_ID}.sqlite"
+    with Ledger.open(path, agent=True) as ledger:
+        ledger.record_plan(PLAN, make_admission(PLAN), make_site())
+        ledger.reserve(PLAN.digest, 1, "train", BODY)
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("ALTER TABLE plans DROP COLUMN evaluate_only")
+        db.execute("PRAGMA user_version = 3")
+        db.commit()
+    with Ledger.open(path, agent=True) as ledger:
+        assert ledger.behind() == []
+        assert ledger.verify()
+        row = ledger.plan(PLAN.digest)
+        assert row is not None
+        assert not row.admission.evaluate_only
         assert isinstance(ledger.reserve(PLAN.digest, 2, "train", BODY), New)
 
 

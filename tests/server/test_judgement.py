@@ -232,3 +232,12 @@ def test_an_older_checkpoint_is_read(tmp_path: Path) -> None:
     path = tmp_path / "round-00002.safetensors"
     save_file({"adapter/x": np.zeros(2, np.float32)}, path, {"privet": json.dumps(note)})
     assert load_checkpoint(path).standing == Standing()
+
+
+def test_warm_up_costs_no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the small rates of a warm-up no gain is to be expected: only later judgements count."""
+    values = [0.1, 0.5, 0.4, 0.4, 0.4, 0.9, 0.9, 0.9]
+    for warmup, last in ((0, 3), (3, 7)):
+        the_plan = plan(training={"rounds": 7, "warmup_rounds": warmup}, evaluation={"patience": 2})
+        ran = scene(monkeypatch, [Site("north"), Site("south")], the_plan, evaluate=_judge_by(values)).run()
+        assert ran.rounds()[-1]["round"] == last
