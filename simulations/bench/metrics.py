@@ -188,7 +188,7 @@ def write(found: MetricsBench, folder: Path) -> list[Path]:
     FigureCanvasAgg(figure)
     for place, curve in enumerate(found.curves, start=1):
         axes = figure.add_subplot(1, len(found.curves), place)
-        series = {
+        series: dict[str, tuple[Sequence[float | None], str]] = {
             "error against the truth": ([point.error for point in curve.points], "o-"),
             "stated with the result": ([point.stated for point in curve.points], "s--"),
             "error of the noise alone": ([point.noise for point in curve.points], "^-"),

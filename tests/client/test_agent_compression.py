@@ -141,6 +141,11 @@ def test_a_rehearsal_sends_as_many_bytes(
 def test_a_site_rounds_by_its_own_secure_source(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[object] = []
     real = SecureNoise.uniform
-    monkeypatch.setattr(SecureNoise, "uniform", lambda self, n: drawn.append(n) or real(self, n))
+
+    def uniform(self: SecureNoise, n: int) -> Any:
+        drawn.append(n)
+        return real(self, n)
+
+    monkeypatch.setattr(SecureNoise, "uniform", uniform)
     bench.train()
     assert len(drawn) == (bench.plan.training.compression == "int8")

@@ -88,14 +88,12 @@ def test_all_formats_hold_the_same(tmp_path: Path) -> None:
     rows = [f'"{text}",{label},{unit}' for text, label, unit in zip(part.text, part.label, part.unit, strict=True)]
     (tmp_path / "a.csv").write_text("\n".join(["text,label,patient", *rows]) + "\n", "utf-8")
     task = TaskSpec(kind="tokens", labels=TYPES)
-    found = [
-        load_records(make_site(tmp_path / name, unit="patient", **settings), task)
-        for name, settings in (
-            ("a.jsonl", {"format": "tokens", "text": "tokens", "label": "tags"}),
-            ("a.conll", {"text": "1", "label": "-1"}),
-            ("a.csv", {}),
-        )
-    ]
+    cases: Any = (
+        ("a.jsonl", {"format": "tokens", "text": "tokens", "label": "tags"}),
+        ("a.conll", {"text": "1", "label": "-1"}),
+        ("a.csv", {}),
+    )
+    found = [load_records(make_site(tmp_path / name, unit="patient", **settings), task) for name, settings in cases]
     for other in found[1:]:
         assert other.texts == found[0].texts
         assert str(other.tags) == str(found[0].tags)

@@ -1,5 +1,7 @@
 """Frozen linear layers: laid out once, the numbers are those of the plain products, to the last bit in bfloat16."""
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
@@ -21,7 +23,7 @@ def test_products_are_those_of_the_plain_matrix(tokens: int, shape: tuple[int, i
         assert made.shape == shape
         exact = functional.linear(x.double(), weight.double(), bias.double())
         back = g.double() @ weight.double()
-        tolerance = {"rtol": 2**-7, "atol": 0.05} if dtype is torch.bfloat16 else {"rtol": 1e-4, "atol": 1e-4}
+        tolerance: Any = {"rtol": 2**-7, "atol": 0.05} if dtype is torch.bfloat16 else {"rtol": 1e-4, "atol": 1e-4}
         torch.testing.assert_close(made(x).double(), exact, **tolerance)
         torch.testing.assert_close(made.back(g).double(), back, **tolerance)
         assert made(x).dtype is made.back(g).dtype is dtype

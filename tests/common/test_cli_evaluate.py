@@ -3,6 +3,7 @@
 import json
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from sklearn.metrics import accuracy_score
 
 from privet.common.cli.evaluate import _map, evaluate
-from privet.common.errors import ConfigError, DataError, ModelError
+from privet.common.errors import ConfigError, DataError, ModelError, PrivetError
 from privet.common.prediction import Predictor
 from privet.server.export import export_adapter
 from tests.common.evaluating_cases import write
@@ -112,12 +113,13 @@ def test_a_broken_write_leaves_the_earlier_files(
 
 def test_bad_input_is_told_before_anything_is_made(adapter: Path, tmp_path: Path) -> None:
     folder = tmp_path / "found"
-    for error, call in (
+    cases: list[tuple[type[PrivetError], Callable[[], object]]] = [
         (DataError, lambda: evaluate(adapter, tmp_path / "no.csv", output=folder)),
         (DataError, lambda: evaluate(adapter, _file(tmp_path), by="absent", output=folder)),
         (ModelError, lambda: evaluate(tmp_path / "none", _file(tmp_path), output=folder)),
         (ConfigError, lambda: evaluate(adapter, _file(tmp_path), label_map=["x=unheard"], output=folder)),
-    ):
+    ]
+    for error, call in cases:
         with pytest.raises(error) as raised:
             call()
         assert raised.value.exit_code == 2

@@ -118,7 +118,7 @@ def test_the_bound_of_the_error_holds_and_is_near(kind: Any, size: int) -> None:
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 2e38, MAX_VALUE * 1.01])
 def test_what_is_not_finite_is_coded_without_a_fault_and_refused_on_arrival(kind: Any, bad: float) -> None:
     """No code of a site may depend on what came out of its records."""
-    coded = encode(kind, {"w": np.float32([1.0, bad, 2.0])}, SeededNoise(1))
+    coded = encode(kind, {"w": np.array([1.0, bad, 2.0], np.float32)}, SeededNoise(1))
     assert len(coded.data) == coded_bytes(kind, 3)
     with pytest.raises(WireError):
         decode(coded)

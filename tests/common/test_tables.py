@@ -3,6 +3,7 @@
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -15,7 +16,7 @@ from privet.common.tables import Table, read_columns
 SECRET = "Zebrafinch77"
 
 
-def read(path: Path, content: bytes | str, *columns: str, **options: str) -> Table:
+def read(path: Path, content: bytes | str, *columns: str, **options: Any) -> Table:
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     return read_columns(path, columns or ("text", "label"), **options)
 

@@ -99,13 +99,14 @@ def test_rows_without_text_or_with_another_label_are_left_out(tmp_path: Path) ->
     path = _file(tmp_path, ["one,calm", "two,unheard", ",calm", "  ,urgent", "three, urgent ", "four,", "five,other"])
     texts, truth = load_public(PublicData(source=path), LABELS)
     assert texts == ["one", "three", "five"]
-    assert truth == [0, 1, 2]
+    assert truth.tolist() == [0, 1, 2]
 
 
 def test_labels_are_mapped_and_columns_are_named(tmp_path: Path) -> None:
     path = _file(tmp_path, ["C,one", "U,two", "other,three", "X,four"], header="class,note")
     data = PublicData(source=path, text="note", label="class", label_map={"C": "calm", "U": "urgent"})
-    assert load_public(data, LABELS) == (["one", "two", "three"], [0, 1, 2])
+    texts, truth = load_public(data, LABELS)
+    assert (texts, truth.tolist()) == (["one", "two", "three"], [0, 1, 2])
 
 
 def test_the_limit_counts_rows_that_are_judged(tmp_path: Path) -> None:
@@ -144,10 +145,10 @@ def test_the_evaluator_judges_the_arrays_it_is_given(folder: Path, pooling: str,
     """In whichever order and length texts come; frozen features give what the whole model gives."""
     plan = tiny_plan(folder, method={"kind": kind}, model={"pooling": pooling})
     classifier, tokenizer = trained(plan, folder), load_tokenizer(folder)
-    evaluate = PublicEvaluator(plan, classifier, tokenizer, TEXTS, TRUTH, kind == "head")
+    evaluate = PublicEvaluator(plan, classifier, tokenizer, TEXTS, np.array(TRUTH), kind == "head")
     for seed in (1, 2):
         arrays = trained(plan, folder, seed).read()
-        found = evaluate(arrays)
+        found: Any = evaluate(arrays)
         classifier.write(arrays)
         logits: list[Any] = []
         for text in TEXTS:
@@ -166,7 +167,7 @@ def test_a_long_public_text_is_judged_on_the_mean_over_its_windows(tmp_path: Pat
     plan = tiny_plan(base, task={"max_length": 16, "windows": 3, "stride": 2}, method={"kind": "fedavg"})
     classifier, tokenizer = trained(plan, base), load_tokenizer(base)
     texts = ["no pain", "my card was charged twice today " * 6, "please refund my account transfer " * 9]
-    evaluator = PublicEvaluator(plan, classifier, tokenizer, texts, [0, 1, 2], frozen)
+    evaluator = PublicEvaluator(plan, classifier, tokenizer, texts, np.array([0, 1, 2]), frozen)
     expected = []
     for text in texts:
         windows = tokenizer(text, truncation=True, max_length=16, stride=2, return_overflowing_tokens=True)["input_ids"]

@@ -14,7 +14,8 @@ from privet.common.model import build_classifier, initial_arrays
 from privet.server import run_folder
 from privet.server.export import plan_toml
 from privet.server.run_folder import RunFolder
-from privet.server.start import Start, load_start
+from privet.server.start import load_start
+from privet.server.start_arrays import Start
 from tests.client.agent_bench import Bench
 from tests.server.statements import stated
 from tests.tiny_models import tiny_base, tiny_plan, trained

@@ -14,7 +14,8 @@ from privet.common.model import build_classifier
 from privet.server import run_folder
 from privet.server.export import plan_toml
 from privet.server.relabel import relabelled
-from privet.server.start import Start, load_start
+from privet.server.start import load_start
+from privet.server.start_arrays import Start
 from tests.client.rehearsal_bench import RoomHere, Server
 from tests.client.test_rehearsal import CONSENT
 from tests.server.test_start import _run

@@ -66,7 +66,7 @@ def _hostile(kind: Any) -> dict[str, Any]:
         return lambda _site, message, request: _send(message, request, Coded(other, shapes, data))
 
     larger = (*shapes[:-1], (shapes[-1][0], (4096, 4096)))
-    other = "int8" if kind == "fp16" else "fp16"
+    other: Any = "int8" if kind == "fp16" else "fp16"
     return {
         "nan scale": scaled(np.nan),
         "infinite scale": scaled(np.inf),

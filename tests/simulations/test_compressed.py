@@ -24,7 +24,8 @@ def test_the_error_is_measured_and_the_bytes_are_fewer(tmp_path: Path) -> None:
         plan = _plan(base, training={"compression": kind})
         ran[kind] = simulate(plan, data, sites=2, epsilon=8.0, runs=tmp_path / kind, workers=0)
     size = sum(ran["none"].arrays[name].size for name in ("head.weight", "head.bias"))
-    for kind, least, most in (("fp16", 1e-5, 5e-4), ("int8", 1e-3, 0.015)):
+    cases: Any = (("fp16", 1e-5, 5e-4), ("int8", 1e-3, 0.015))
+    for kind, least, most in cases:
         frame = ran[kind].history
         assert (frame["bytes_up"] == 2 * coded_bytes(kind, size)).all()
         assert frame["compression_error"].between(least, most).all()

@@ -97,7 +97,8 @@ def events_initial(events: list[dict[str, Any]]) -> float:
 def test_noised_metrics_lie_about_the_truth_as_far_as_they_say(base: Path, data: SimulationData, release: str) -> None:
     plan = _plan(base, training={"rounds": 30, "local_steps": 2}, evaluation={"release": release})
     ran = simulate(plan, data, sites=2, epsilon=60.0)
-    rows: Any = [row for row in ran.rounds if score_of(row["sites"]) is not None]
+    every: Any = ran.rounds
+    rows = [row for row in every if score_of(row["sites"]) is not None]
     assert len(rows) > 20
     distances = [(row["sites"]["score"] - ran.truth[row["round"]]) / row["sites"]["noise_error"] for row in rows]
     assert 0.4 < float(np.mean(np.square(distances))) < 1.9
@@ -107,7 +108,7 @@ def test_both_engines_come_to_the_same(base: Path, data: SimulationData) -> None
     plan = _plan(base, method={"kind": "ffa"}, training={"rounds": 1, "local_steps": 2}, task={"max_length": 16})
     scores = []
     for engine in ("opacus", "fused"):
-        spec = SimulationSpec(engine=engine)  # type: ignore[arg-type]
+        spec = SimulationSpec(engine=engine)
         ran = simulate(plan, data, sites=2, epsilon=8.0, spec=spec)
         scores.append((ran.arrays, ran.truth))
     for name, array in scores[0][0].items():

@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,7 +34,7 @@ def test_a_round_steps_by_its_own_rate_at_a_site_and_in_both_engines(tmp_path: P
     rates = [learning_rate(plan.training, number) for number in range(1, 6)]
     assert len({round(rate, 9) for rate in rates}) == 5
     recipe, store = Recipe(plan, base, precision="float32"), fill(plan, base, records, data)
-    works = [SequentialWork(recipe, store, trainer), FusedWork(recipe, store, base)]
+    works: list[Any] = [SequentialWork(recipe, store, trainer), FusedWork(recipe, store, base)]
     if kind == "head":
         store.features = works[0].features(range(store.num_windows))
     for work in works:

@@ -34,7 +34,8 @@ def _plan(base: Path, **tables: dict[str, Any]) -> Plan:
         "training": {"rounds": 2, "local_steps": 3, "expected_batch": 10, "learning_rate": 0.03, "train_fraction": 0.7},
         "evaluation": {"release": "per_class", "every": 1},
     }
-    return tiny_plan(base, **{name: raw.get(name, {}) | tables.get(name, {}) for name in raw | tables})
+    merged: Any = {name: raw.get(name, {}) | tables.get(name, {}) for name in raw | tables}
+    return tiny_plan(base, **merged)
 
 
 def test_without_privacy_it_learns_and_the_metrics_are_the_truth(base: Path, data: SimulationData) -> None:

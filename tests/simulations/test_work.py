@@ -77,7 +77,7 @@ def test_a_virtual_site_computes_what_a_real_one_does(base: Path, data: Simulati
         trainer.classifier,
         trainer.tokenizer,
         list(data.test_texts),
-        [LABELS.index(label) for label in data.test_labels],
+        np.array([LABELS.index(label) for label in data.test_labels]),
         trainer.frozen_features,
     )
     parts = {name: [trainer.prepare(part) for part in records[name].split(0.7)] for name in ("site-0", "site-2")}
@@ -89,7 +89,8 @@ def test_a_virtual_site_computes_what_a_real_one_does(base: Path, data: Simulati
         assert cells[row].tolist() == exact.tolist()
     logits = np.concatenate([work.logits(whole, range(0, 9)), work.logits(whole, range(9, len(data.test_texts)))])
     right = float((logits.argmax(1) == [LABELS.index(label) for label in data.test_labels]).mean())
-    assert judge(trainer.spec.unflatten(whole)).accuracy == right
+    judged: Any = judge(trainer.spec.unflatten(whole))
+    assert judged.accuracy == right
 
 
 def test_noise_differs_between_sites_rounds_and_seeds(base: Path, data: SimulationData) -> None:
