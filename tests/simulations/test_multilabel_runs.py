@@ -71,7 +71,7 @@ def test_several_labels_are_learned_judged_and_reported(base: Path, data: Simula
         assert row["public"]["score_name"] == "micro F1"
         assert set(row["public"]["f1"]) == set(LABELS) == set(row["sites"]["f1"])
     best = max(row["public"]["micro_f1"] for row in rows)
-    assert ran.accuracy == best > 0.85 > 0.5 > events_initial(events)
+    assert ran.accuracy == best > 0.75 > 0.65 > events_initial(events)
     view = View("run")
     told = [line for line in map(view.feed, events) if line]
     assert any("public micro F1" in line and "micro F1 at the sites" in line for line in told)
@@ -105,7 +105,12 @@ def test_noised_metrics_lie_about_the_truth_as_far_as_they_say(base: Path, data:
 
 
 def test_both_engines_come_to_the_same(base: Path, data: SimulationData) -> None:
-    plan = _plan(base, method={"kind": "ffa"}, training={"rounds": 1, "local_steps": 2}, task={"max_length": 16})
+    plan = _plan(
+        base,
+        method={"kind": "ffa"},
+        training={"rounds": 1, "local_steps": 2, "optimizer": "sgd"},
+        task={"max_length": 16},
+    )
     scores = []
     for engine in ("opacus", "fused"):
         spec = SimulationSpec(engine=engine)
