@@ -60,12 +60,19 @@ def label_gaps(
     if not len(chosen):
         return None, None
     tally = Tally(tally.hits[:, chosen], tally.actual[:, chosen], tally.said[:, chosen], tally.right, tally.units)
+    entries = [part.tocoo() for part in (tally.hits, tally.actual, tally.said)]
+    shape = (len(names), len(chosen))
+
+    def counts(dealt: Integers) -> Floats:
+        """Hits, actual and said by group and label [3, G, L]: thousands of times, so without a sparse product."""
+        cells = [np.bincount(dealt[e.row] * shape[1] + e.col, e.data, shape[0] * shape[1]) for e in entries]
+        return np.array(cells).reshape(3, *shape)
+
     found = []
     for odds in (False, True):
 
         def gaps(dealt: Integers, odds: bool = odds) -> Floats:
-            counts = table_of(tally.sums(dealt, len(names)).toarray(), 1)[:, :, 0]
-            return _gaps(counts, np.bincount(dealt, minlength=len(names)).astype(np.float64), odds)
+            return _gaps(counts(dealt), np.bincount(dealt, minlength=len(names)).astype(np.float64), odds)
 
         # Odds compare records of the same truth: groups are exchanged among these.
         among = strata if odds else np.zeros(len(group), np.int64)

