@@ -14,6 +14,7 @@ from privet.common.cli import (
     audit,
     bench,
     demo,
+    docs,
     evaluate,
     export,
     init,
@@ -51,6 +52,7 @@ app.command("export")(export.export)
 app.command("report")(report.report)
 app.command("demo")(demo.demo)
 app.add_typer(bench.app, name="bench", hidden=True)
+app.add_typer(docs.app, name="docs", hidden=True)
 
 
 def _version(asked: bool) -> None:

@@ -186,6 +186,35 @@ def write_csv(corpus: Corpus, site: str | None, path: Path) -> None:
         writer.writerows(zip(*columns.values(), strict=True))
 
 
+def write_files(
+    kind: Kind, folder: Path, *, num_sites: int = 3, num_units: int = 400, seed: int = 0
+) -> dict[Path, int]:
+    """Write NAME.csv for each site, all.csv of all of them, and public.csv: their paths, and rows of each.
+
+    Existing ones are replaced.
+    Raises: ConfigError on a number out of range or a folder that cannot be written.
+    """
+    if kind == "hospital":
+        corpus = hospital_notes(num_sites=num_sites, num_patients=num_units, seed=seed)
+    else:
+        corpus = bank_complaints(num_sites=num_sites, num_customers=num_units, seed=seed)
+    public = public_sample(kind, num_sites=num_sites, seed=seed)
+    made = {}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for site in corpus.sites:
+            made[folder / f"{site}.csv"] = len(corpus.at(site))
+            write_csv(corpus, site, folder / f"{site}.csv")
+        for name, rows in (("all.csv", corpus), ("public.csv", public)):
+            made[folder / name] = len(rows)
+            write_csv(rows, None, folder / name)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot be written ({error.strerror or error}).", where=str(folder), mend="give a writable folder."
+        ) from None
+    return made
+
+
 def _generate(
     source: _Source, num_sites: int, num_units: int | Sequence[int], seed: int, label_noise: float, skew: float
 ) -> Corpus:
