@@ -96,6 +96,8 @@ class TaskSpec(Table):
 
     @model_validator(mode="after")
     def _check_loss(self) -> Self:
+        """`class_weights` and `label_smoothing` are for labels of texts, `thresholds` for several of them, and
+        `entity_bound` for entities; tables name labels of the plan."""
         if self.kind == "tokens" and (self.class_weights or self.label_smoothing):
             raise ValueError('Expected neither class_weights nor label_smoothing with kind = "tokens".')
         if self.kind != "multilabel" and self.thresholds != 0.5:
