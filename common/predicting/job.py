@@ -140,7 +140,11 @@ def _interruptible(job: Job) -> Iterator[Callable[["Tally"], None]]:
         yield tallies.append
     except KeyboardInterrupt:
         rows, last = (tallies[0].rows, tallies[0].last) if tallies else (0, 0)
-        what = f"stopped after {rows:,} rows, the last of them row {last}." if rows else "stopped before the first row."
+        what = (
+            f"stopped after {rows:,} row{'s' * (rows > 1)}, the last of them row {last}."
+            if rows
+            else "stopped before the first row."
+        )
         mend = "start it again."
         if job.output is not None:
             mend = f"start it again; {job.output} was not written."
