@@ -11,6 +11,8 @@ from tests.integration.deployment import Deployment
 @pytest.mark.slow
 def test_a_site_that_only_evaluates_takes_part(tmp_path: Path) -> None:
     settings = {
+        "timeout = 600.0": "timeout = 120.0",
+        "wait = 3600.0": "wait = 200.0",
         'release = "none"': 'release = "accuracy"',
         "every = 5 ": "every = 1 ",
         "train_fraction = 1.0": 'train_fraction = 0.7\ncompression = "int8"\nschedule = "linear"',
