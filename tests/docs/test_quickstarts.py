@@ -72,7 +72,7 @@ def test_the_engineers_page_beside_two_that_follow_the_operators(tmp_path: Path)
     rounds = [event for event in rounds if event["event"] == "round"]
     assert [event["answered"] for event in rounds] == [["north", "south"]] * 4
     assert rounds[-1]["public"]["accuracy"] > 0.4
-    assert re.search(r"^cardiology\t", words["server"], re.MULTILINE)
+    assert len(re.findall(r"^[a-z]+\t0\.\d+$", words["server"], re.MULTILINE)) == 2
     for name in ("north", "south"):
         assert "waits" in words[name] or "pending" in words[name]
         assert len(list((tmp_path / name / "sent").glob("**/*"))) > 4
