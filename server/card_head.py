@@ -16,6 +16,8 @@ def judged(measured: Mapping[str, Any] | None) -> list[tuple[str, float]]:
         return []
     name = score_name(measured)
     macro = measured.get("macro_f1") if name != "macro F1" else None
+    if isinstance(macro, Mapping):  # an estimate and its errors
+        macro = macro["value"]
     return [(name, score), *([] if macro is None else [("macro F1", float(macro))])]
 
 

@@ -13,7 +13,6 @@ from privet.common.tokens import padding, token_rows
 from privet.common.wordpiece import quick_tokenizer
 from privet.simulations.data import Records, SimulationData
 from privet.simulations.engines.store import Part, Store
-from privet.simulations.filling_tagged import fill_tagged
 
 
 def fill(plan: Plan, base: Path, sites: Mapping[str, Records], data: SimulationData) -> Store:
@@ -22,6 +21,8 @@ def fill(plan: Plan, base: Path, sites: Mapping[str, Records], data: SimulationD
     base: the folder of the checked base model. Raises: ModelError.
     """
     if plan.task.kind == "tokens":
+        from privet.simulations.filling_tagged import fill_tagged
+
         return fill_tagged(plan, base, _vocabulary(base), sites, data, _parts(plan, sites))
     tokenizer, vocabulary = quick_tokenizer(base), _vocabulary(base)
     pad, task = padding(tokenizer, vocabulary), plan.task

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from privet.common.config.plan import TaskSpec
 from privet.common.tokens import character_limit
 
-__all__ = ["WHOLE_CHARACTERS", "Pieces", "Tokenizer"]
+__all__ = ["WHOLE_CHARACTERS", "Pieces", "Splitter"]
 
 WHOLE_CHARACTERS = 2**20  # of a text that are read where the plan's number of windows does not end it
 
@@ -43,7 +43,7 @@ class Pieces:
     words: list[Words]
 
 
-class Tokenizer:
+class Splitter:
     """The base's tokenizer, called on many texts at once, with as many threads as OMP_NUM_THREADS says."""
 
     def __init__(self, tokenizer: Any, task: TaskSpec, vocabulary: int, *, whole: bool = False) -> None:

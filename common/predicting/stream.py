@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from privet.common.examples import Windows
 from privet.common.outputs import Answer, Output, Scores
 from privet.common.predicting.feed import Feed
-from privet.common.predicting.pieces import Pieces, Tokenizer, Words
+from privet.common.predicting.pieces import Pieces, Splitter, Words
 from privet.common.predicting.reader import Reader
 from privet.common.predicting.sinks import Sink
 from privet.common.predicting.source import Row
@@ -100,7 +100,7 @@ def predict_rows(
     the number of rows done, often.
     """
     tally = tally or Tally()
-    tokenizer = Tokenizer(reader.tokenizer, reader.plan.task, reader.vocabulary, whole=whole)
+    tokenizer = Splitter(reader.tokenizer, reader.plan.task, reader.vocabulary, whole=whole)
     limit = min(FIRST_ROWS, most)
     while chunk := feed.take(limit, patience):
         limit = min(_GROWTH * limit, most)
@@ -119,7 +119,7 @@ def predict_rows(
 
 def _answers(
     chunk: Sequence[Row],
-    tokenizer: Tokenizer,
+    tokenizer: Splitter,
     reader: Reader,
     output: Output,
     tally: Tally,
@@ -150,7 +150,7 @@ def _answers(
 
 def predict_texts(
     texts: Sequence[str],
-    tokenizer: Tokenizer,
+    tokenizer: Splitter,
     reader: Reader,
     *,
     words: bool = False,

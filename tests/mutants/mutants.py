@@ -261,8 +261,8 @@ MUTANTS = (
     Mutant(
         "horizon: one round more",
         "client/ledger_events.py",
-        "        return row.admission.horizon\n",
-        "        return row.admission.horizon + 1\n",
+        "        return row.admission.training_rounds\n",
+        "        return row.admission.training_rounds + 1\n",
         LEDGER + AGENT,
     ),
     Mutant(
@@ -374,10 +374,10 @@ MUTANTS = (
     Mutant(
         "codes: one for data without a known label",
         "client/agent.py",
-        "        prepared = self._ready(row, request, body.round)\n\n        def update()",
+        "        prepared = self._ready(row, request, body.round)\n\n        def update(",
         "        prepared = self._ready(row, request, body.round)\n"
         "        if not (prepared.train.labels >= 0).any():\n"
-        '            raise RefusedError(Code.UNAVAILABLE, "nothing to train on")\n\n        def update()',
+        '            raise RefusedError(Code.UNAVAILABLE, "nothing to train on")\n\n        def update(',
         AGENT,
     ),
     Mutant(
@@ -614,7 +614,7 @@ MUTANTS = (
     Mutant(
         "fused: places are tried, mates are not",
         "client/fused/build.py",
-        "    return same_beside_dummies(engine, ids, mask, [0])\n",
+        "    return same_beside_dummies(engine, ids, mask, [0], labels)\n",
         "    return True\n",
         BOUNDS,
     ),
