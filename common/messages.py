@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError
 
 from privet.common.adapter import Arrays, Floats
 from privet.common.compression import Coded, Compression, Rounding, coded_bytes, encode
-from privet.common.config.plan import Table
+from privet.common.config.table import Table
 from privet.common.errors import Code, WireError
 from privet.common.privacy.statement import Statement
 from privet.common.record import (

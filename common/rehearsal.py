@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError
 from privet.common.adapter import Arrays
 from privet.common.compression import Coded, Compression
 from privet.common.config.bounded import MAX_BYTES
-from privet.common.config.plan import Table
+from privet.common.config.table import Table
 from privet.common.errors import Code, WireError
 from privet.common.messages import MAX_BODY, MAX_REPLY_BODY, Digest
 from privet.common.record import MAX_VALUES, read, unpack_arrays

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from privet.common.alignment import NO_WORD, Aligned, align
-from privet.common.config.plan import TaskSpec
+from privet.common.config.task import TaskSpec
 from privet.common.examples import Batch, Integers, TokenExamples, Units, Windows
 from privet.common.tasks.tags import Tags
 from privet.common.tasks.targets import NO_TAG, UNKNOWN

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from privet.common.adapter import AdapterSpec, Arrays, Floats, Role
-from privet.common.config.plan import TaskSpec
+from privet.common.config.task import TaskSpec
 from privet.common.errors import ConfigError
 from privet.common.tasks.base import Task, task_of
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from privet.common.config import Plan
 from privet.common.config.files import describe
-from privet.common.config.plan import TaskSpec
+from privet.common.config.task import TaskSpec
 from privet.common.errors import ConfigError
 
 MAX_TRIALS = 10_000

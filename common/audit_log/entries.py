@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from privet.common.config.plan import Name, Table
+from privet.common.config.table import Name, Table
 from privet.common.errors import Code
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]

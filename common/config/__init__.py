@@ -1,9 +1,11 @@
 """The two files: federation.toml (`Plan` and the server's table) and site.toml (`Site`); and the invitation between."""
 
+from privet.common.config.federation import Federation, PublicData, ServerSpec, SimulationSpec
 from privet.common.config.files import load_federation, load_site, parse_plan
 from privet.common.config.invite import Invite, load_invite
-from privet.common.config.plan import Federation, Plan, PublicData, ServerSpec, SimulationSpec, TaskSpec
+from privet.common.config.plan import Plan
 from privet.common.config.site import MembershipSpec, PolicySpec, Site
+from privet.common.config.task import TaskSpec
 
 __all__ = [
     "Federation",

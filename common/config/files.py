@@ -8,9 +8,11 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from privet.common.config.bounded import read_json
-from privet.common.config.plan import Federation, Plan, ServerSpec, Table
+from privet.common.config.federation import Federation, ServerSpec
+from privet.common.config.plan import Plan
 from privet.common.config.site import Site
 from privet.common.config.source import beside, is_url
+from privet.common.config.table import Table
 from privet.common.errors import ConfigError
 
 T = TypeVar("T", bound=Table)

@@ -8,7 +8,8 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from privet.common.config.files import _read, _validate, parse_plan
-from privet.common.config.plan import Name, Plan, Table
+from privet.common.config.plan import Plan
+from privet.common.config.table import Name, Table
 from privet.common.errors import ConfigError
 
 

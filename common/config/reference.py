@@ -20,7 +20,7 @@ from typing import Any, Literal
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from privet.common.config.plan import Federation
+from privet.common.config.federation import Federation
 from privet.common.config.site import Site
 from privet.common.errors import ConfigError
 from privet.common.starter import toml_value

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, PlainValidator, field_validator, model_validator
 
 from privet.common.config.loopback import Loopback
-from privet.common.config.plan import LabelSeparator, Name, Table
 from privet.common.config.source import checked_query, checked_url, is_url, origin, place, refuse_secrets
+from privet.common.config.table import LabelSeparator, Name, Table
 
 Epsilon = Annotated[float, Field(gt=0, le=1000)]
 Delta = Annotated[float, Field(gt=0, lt=0.01)]

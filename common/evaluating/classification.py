@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from privet.common.config.plan import TaskSpec
+from privet.common.config.task import TaskSpec
 from privet.common.evaluating.calibration import Calibration, calibration
 from privet.common.evaluating.intervals import Floats, Integers
 from privet.common.evaluating.reading import Value

@@ -6,7 +6,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from privet.common.config.plan import TaskSpec
+from privet.common.config.task import TaskSpec
 from privet.common.errors import ModelError
 from privet.common.evaluating.calibration import Calibration
 from privet.common.evaluating.classification import Classification

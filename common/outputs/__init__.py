@@ -5,7 +5,7 @@ base.py    what the kinds have in common; classification.py, multilabel.py, toke
 
 from collections.abc import Callable
 
-from privet.common.config.plan import TaskSpec
+from privet.common.config.task import TaskSpec
 from privet.common.errors import ModelError
 from privet.common.outputs.base import Answer, Column, Output, Scores
 from privet.common.outputs.classification import ClassificationOutput

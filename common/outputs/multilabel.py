@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from privet.common.config.plan import TaskSpec
+from privet.common.config.task import TaskSpec
 from privet.common.outputs.base import Answer, Column, Scores, one_line, rounded, sigmoid
 
 __all__ = ["SEPARATOR", "MultilabelOutput", "thresholds"]

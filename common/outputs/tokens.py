@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from privet.common.config.plan import TaskSpec
+from privet.common.config.task import TaskSpec
 from privet.common.outputs.base import Answer, Column, Scores, one_line, rounded, softmax
 
 __all__ = ["Entity", "TokensOutput", "spans_of"]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from privet.common.config.plan import TaskSpec
+from privet.common.config.task import TaskSpec
 from privet.common.tokens import character_limit
 
 __all__ = ["WHOLE_CHARACTERS", "Pieces", "Splitter"]

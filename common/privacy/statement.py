@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from privet.common.config.plan import Table
+from privet.common.config.table import Table
 from privet.common.privacy.events import EvaluateEvent, TrainEvent
 from privet.common.privacy.horizon import FALSE_POSITIVE_RATES, Horizon, figures
 from privet.common.privacy.words import FALSE_POSITIVE_RATE, statement_table, statement_words

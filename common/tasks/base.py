@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from privet.common.config.plan import TaskSpec
+from privet.common.config.task import TaskSpec
 from privet.common.errors import ConfigError
 from privet.common.privacy.events import Release
 from privet.common.tasks.classification import Classification

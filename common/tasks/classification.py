@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from privet.common.config.plan import TaskSpec
+from privet.common.config.task import TaskSpec
 from privet.common.privacy.events import Release
 from privet.common.tasks.counts import (
     Estimate,

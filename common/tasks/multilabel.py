@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from privet.common.config.plan import TaskSpec
+from privet.common.config.task import TaskSpec
 from privet.common.privacy.events import Release
 from privet.common.tasks import label_counts
 from privet.common.tasks.classification import class_weights

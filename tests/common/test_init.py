@@ -79,6 +79,8 @@ def test_template_states_every_default(tmp_path: Path) -> None:
         ("model", "feature_scale"),
         ("server", "public"),
         ("server", "init"),
+        ("server", "init_labels"),
+        ("server", "license"),
         ("server", "metrics"),
     }
     for table, keys in plan.items():

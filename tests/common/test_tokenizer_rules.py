@@ -323,7 +323,7 @@ def test_no_other_place_loads_a_tokenizer() -> None:
         if (isinstance(node, ast.alias) and "Tokenizer" in node.name)
         or (isinstance(node, ast.Attribute) and "Tokenizer" in node.attr)
     }
-    # Each of these checks what it has built; the bench writes a vocabulary of its own, and an export reads its own draft.
+    # Each of these checks what it has built; the bench writes a vocabulary, and an export reads its own draft.
     assert found == {
         "common/tokenizer_rules.py",
         "common/wordpiece.py",

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 import privet.common.config.reference as made
 from privet.common.config import Federation, Site
-from privet.common.config.plan import Table
+from privet.common.config.table import Table
 from privet.common.errors import ConfigError
 from tests.docs.pages import ROOT
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from privet.common.audit_log import AuditLogError, read
-from privet.common.config.plan import ServerSpec
+from privet.common.config.federation import ServerSpec
 from privet.common.config.site import Site
 from privet.common.errors import TransportError
 from privet.common.keys import generate_site_key, public_pem

@@ -23,7 +23,7 @@ from privet.common.config import load_federation
 from privet.common.errors import ConfigError, DataError, ModelError, RunError
 from privet.common.predicting import stream
 from privet.common.predicting.folder import MARKER
-from privet.common.predicting.pieces import Tokenizer
+from privet.common.predicting.pieces import Splitter
 from privet.common.predicting.progress import Progress
 from privet.common.predicting.reader import load_reader
 from privet.common.prediction import Predictor, probabilities
@@ -78,7 +78,7 @@ def test_merged_weights_give_the_logits_of_the_adapter(tmp_path: Path, kind: Kin
     wanted = Predictor.load(folder).predict(TEXTS)  # LoRA beside the frozen weights
     for path in (folder, tmp_path, merged(folder, tmp_path / "merged")):  # an adapter, a run, an export
         reader = load_reader(path)
-        tokenizer = Tokenizer(reader.tokenizer, reader.plan.task, reader.vocabulary)
+        tokenizer = Splitter(reader.tokenizer, reader.plan.task, reader.vocabulary)
         scores, sound, cut = stream.predict_texts(TEXTS, tokenizer, reader)
         assert sound.all()
         assert cut.tolist() == [False, False, kind == "roberta", True, False]

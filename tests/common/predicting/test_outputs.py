@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from pyarrow import parquet
 
-from privet.common.config.plan import TaskSpec
+from privet.common.config.task import TaskSpec
 from privet.common.errors import ConfigError, RunError
 from privet.common.outputs import Answer, Output, Scores, output_of
 from privet.common.outputs.base import softmax

@@ -14,7 +14,7 @@ from privet.common.outputs import output_of
 from privet.common.predicting import feed as feeds
 from privet.common.predicting import stream
 from privet.common.predicting.feed import Feed
-from privet.common.predicting.pieces import Tokenizer, Words
+from privet.common.predicting.pieces import Splitter, Words
 from privet.common.predicting.sinks import text_sink
 from privet.common.predicting.source import Row, Source
 from privet.common.predicting.stream import Tally, merged, predict_rows
@@ -188,8 +188,8 @@ def test_a_text_longer_than_the_plan_reads_is_counted_and_read_whole_on_demand(m
     assert tally.cut.first == [2]
     assert "--whole" in tally.notes()[0]
     task = model.plan.task
-    short = Tokenizer(model.tokenizer, task, model.vocabulary)([text])
-    pieces = Tokenizer(model.tokenizer, task, model.vocabulary, whole=True)([text])
+    short = Splitter(model.tokenizer, task, model.vocabulary)([text])
+    pieces = Splitter(model.tokenizer, task, model.vocabulary, whole=True)([text])
     assert short.counts.tolist() == [3]
     assert not pieces.cut.any()
     joined = pieces.ids[0][1:-1].tolist()
@@ -197,7 +197,7 @@ def test_a_text_longer_than_the_plan_reads_is_counted_and_read_whole_on_demand(m
         assert window[1 : 1 + task.stride].tolist() == joined[-task.stride :]
         joined += window[1 + task.stride : -1].tolist()
     long = task.model_copy(update={"max_length": 512, "windows": 1, "stride": 0})
-    assert joined == Tokenizer(model.tokenizer, long, model.vocabulary)([text]).ids[0][1:-1].tolist()
+    assert joined == Splitter(model.tokenizer, long, model.vocabulary)([text]).ids[0][1:-1].tolist()
     assert len(joined) == 3 * len(WORDS)
 
 
@@ -226,10 +226,10 @@ def test_a_text_that_the_tokenizer_fails_on_leaves_its_neighbours(
 def test_entities_of_long_texts_are_those_of_the_whole(tagger: StandIn) -> None:
     """With logits that do not depend on context, windows must make no difference: each word once, in order."""
     text = "  The patient,  has a FEVER\u00a0and no rash! " * 6
-    whole = Tokenizer(tagger.tokenizer, tagger.plan.task, tagger.vocabulary, whole=True)
+    whole = Splitter(tagger.tokenizer, tagger.plan.task, tagger.vocabulary, whole=True)
     long = tagger.plan.task.model_copy(update={"max_length": 512, "windows": 1, "stride": 0})
     parts, sound, _ = stream.predict_texts([text, "rash"], whole, tagger, words=True)
-    one, _, _ = stream.predict_texts([text, "rash"], Tokenizer(tagger.tokenizer, long, 4096), tagger, words=True)
+    one, _, _ = stream.predict_texts([text, "rash"], Splitter(tagger.tokenizer, long, 4096), tagger, words=True)
     assert sound.all()
     assert one.spans is not None
     assert parts.spans is not None
