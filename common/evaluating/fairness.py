@@ -66,7 +66,7 @@ def label_gaps(
     def counts(dealt: Integers) -> Floats:
         """Hits, actual and said by group and label [3, G, L]: thousands of times, so without a sparse product."""
         cells = [np.bincount(dealt[e.row] * shape[1] + e.col, e.data, shape[0] * shape[1]) for e in entries]
-        return np.array(cells, np.float64).reshape(3, *shape)
+        return np.asarray(cells, np.float64).reshape(3, *shape)
 
     found = []
     for odds in (False, True):

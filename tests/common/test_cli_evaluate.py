@@ -3,15 +3,15 @@
 import json
 import os
 import stat
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score
 
 from privet.common.cli.evaluate import _map, evaluate
-from privet.common.errors import ConfigError, DataError, ModelError, PrivetError
+from privet.common.errors import ConfigError, DataError, InputError, ModelError
 from privet.common.prediction import Predictor
 from privet.server.export import export_adapter
 from tests.common.evaluating_cases import write
@@ -113,15 +113,16 @@ def test_a_broken_write_leaves_the_earlier_files(
 
 def test_bad_input_is_told_before_anything_is_made(adapter: Path, tmp_path: Path) -> None:
     folder = tmp_path / "found"
-    cases: list[tuple[type[PrivetError], Callable[[], object]]] = [
-        (DataError, lambda: evaluate(adapter, tmp_path / "no.csv", output=folder)),
-        (DataError, lambda: evaluate(adapter, _file(tmp_path), by="absent", output=folder)),
-        (ModelError, lambda: evaluate(tmp_path / "none", _file(tmp_path), output=folder)),
-        (ConfigError, lambda: evaluate(adapter, _file(tmp_path), label_map=["x=unheard"], output=folder)),
-    ]
-    for error, call in cases:
+    file = _file(tmp_path)
+    wrong: tuple[tuple[type[InputError], dict[str, Any]], ...] = (
+        (DataError, {"source": tmp_path / "no.csv"}),
+        (DataError, {"by": "absent"}),
+        (ModelError, {"adapter": tmp_path / "none"}),
+        (ConfigError, {"label_map": ["x=unheard"]}),
+    )
+    for error, given in wrong:
         with pytest.raises(error) as raised:
-            call()
+            evaluate(**{"adapter": adapter, "source": file, "output": folder} | given)
         assert raised.value.exit_code == 2
         assert not folder.exists()
     other = tiny_base(tmp_path / "other", seed=1)

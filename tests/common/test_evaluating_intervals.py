@@ -65,8 +65,8 @@ def test_resamples_hang_on_the_seed_alone(num_units: int, seed: int) -> None:
 
 def test_records_of_one_person_are_worth_less_than_as_many_persons() -> None:
     right = np.random.default_rng(0).random(60) < 0.7
-    alone = share_interval(np.repeat(right, 10).astype(np.float64), np.ones(600), 0.95)
-    together = share_interval(10.0 * right.astype(np.float64), np.full(60, 10.0), 0.95)  # ten equal records of each
+    alone = share_interval(np.repeat(right, 10).astype(float), np.ones(600), 0.95)
+    together = share_interval(np.where(right, 10.0, 0.0), np.full(60, 10.0), 0.95)  # ten equal records of each
     sixty = share_interval(right.astype(float), np.ones(60), 0.95)
     assert together.value == alone.value
     assert together.high - together.low == pytest.approx(sixty.high - sixty.low, rel=0.05)
