@@ -10,7 +10,8 @@ import privet.common  # noqa: F401  (quiets the libraries underneath before they
 if TYPE_CHECKING:
     from privet.simulations.data import SimulationData
     from privet.simulations.repeat import Repeated, repeated
-    from privet.simulations.run import Simulation, simulate
+    from privet.simulations.result import Simulation
+    from privet.simulations.run import simulate
     from privet.simulations.sweep_run import Sweep, sweep
 
 __all__ = ["Repeated", "Simulation", "SimulationData", "Sweep", "repeated", "simulate", "sweep"]

@@ -35,7 +35,8 @@ from privet.simulations.one_site import (
     pooled_records,
     site_batch,
 )
-from privet.simulations.run import Simulation, Simulator
+from privet.simulations.result import Simulation
+from privet.simulations.simulator import Simulator
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -219,7 +219,7 @@ def _compare(federation: Federation) -> tuple[dict[str, float], float]:
     """Public accuracy of each hospital alone at the same ε, and of all together without privacy."""
     from privet.common.config import SimulationSpec
     from privet.simulations.data import generated
-    from privet.simulations.run import Simulator
+    from privet.simulations.simulator import Simulator
 
     plan = federation.plan
     data = generated(plan.task, num_sites=len(SITES), num_units=PATIENTS)

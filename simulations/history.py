@@ -37,7 +37,7 @@ from privet.server.card import loss_text
 if TYPE_CHECKING:
     import pandas
 
-    from privet.simulations.run import Simulation
+    from privet.simulations.result import Simulation
 
 DTYPES = {
     "round": "int64",

@@ -8,7 +8,8 @@ import numpy as np
 
 from privet.common.config import Plan, SimulationSpec
 from privet.simulations.data import Records
-from privet.simulations.run import Simulation, Simulator
+from privet.simulations.result import Simulation
+from privet.simulations.simulator import Simulator
 
 POOLED = "all data pooled"  # no site's name: these have no blanks
 

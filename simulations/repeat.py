@@ -21,7 +21,8 @@ from privet.server.checkpoint import write_durably
 from privet.server.judgement import kept_round
 from privet.simulations.history import pandas_library
 from privet.simulations.inputs import PlanLike, read_plan, start_of
-from privet.simulations.run import Simulation, simulate
+from privet.simulations.result import Simulation
+from privet.simulations.run import simulate
 
 if TYPE_CHECKING:
     import pandas

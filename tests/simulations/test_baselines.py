@@ -15,7 +15,7 @@ from privet.simulations import SimulationData, simulate
 from privet.simulations.baselines import FEWEST_HELD_OUT, Score, SiteRow, _drawn, difference_error
 from privet.simulations.baselines_words import sentences, site_words, summary
 from privet.simulations.one_site import Trained, one_site_plan, pooled_batch, pooled_records
-from privet.simulations.run import Simulator
+from privet.simulations.simulator import Simulator
 from tests.simulations.test_simulate import LABELS, _texts
 from tests.tiny_models import tiny_base, tiny_plan
 

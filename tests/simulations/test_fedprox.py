@@ -12,7 +12,7 @@ from privet.common.config import Plan
 from privet.common.errors import ConfigError, RunError
 from privet.common.model import build_classifier, initial_arrays
 from privet.simulations import SimulationData, simulate
-from privet.simulations.run import Simulation
+from privet.simulations.result import Simulation
 from tests.plugins import install, install_fedprox
 from tests.tiny_models import WORDS, tiny_base, tiny_plan
 

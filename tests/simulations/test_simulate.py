@@ -19,7 +19,8 @@ from privet.server.checkpoint import load_checkpoint
 from privet.simulations import SimulationData
 from privet.simulations import simulate as simulate_anywhere
 from privet.simulations.data import generated, load_data
-from privet.simulations.run import Simulation, Simulator
+from privet.simulations.result import Simulation
+from privet.simulations.simulator import Simulator
 from tests.tiny_models import tiny_base, tiny_plan
 
 TOPICS = {

@@ -13,7 +13,7 @@ from privet.common.config import Plan, SimulationSpec
 from privet.common.privacy.calibration import noise_multiplier
 from privet.simulations import SimulationData
 from privet.simulations.filling import fill
-from privet.simulations.run import Simulator
+from privet.simulations.simulator import Simulator
 from tests.simulations.test_simulate import LABELS, _texts, simulate
 from tests.tiny_models import tiny_base, tiny_plan
 
