@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from privet.client.unit_gradients import Members, UnitGradients
+from privet.common.batch import Batch
 from privet.common.errors import PrivetError
-from privet.common.examples import Batch, Examples, Integers, Units, Windows
+from privet.common.examples import Examples, Integers
+from privet.common.grouping import Units, Windows
 
 
 class Checked(Protocol):

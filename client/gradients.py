@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from privet.client.flat_engine import FlatEngine, Loss
 from privet.client.unit_gradients import Members, Rows, UnitGradients, Whole, add_shares, zero_unless_finite
 from privet.common.adapter import AdapterSpec
+from privet.common.batch import Batch, fill
 from privet.common.errors import PrivetError
-from privet.common.examples import TRAINING_ROWS, Batch, Examples, Integers, fill
+from privet.common.examples import TRAINING_ROWS, Examples, Integers
 
 _HELD_ROWS = 16_000_000  # values of windows' gradients that are held at once, float32
 

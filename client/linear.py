@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from privet.client.flat_engine import FlatEngine, Loss
 from privet.client.unit_gradients import Members, Outer, UnitGradients, Whole, zero_unless_finite
 from privet.common.adapter import AdapterSpec
-from privet.common.examples import FEATURE_ROWS, Batch, Examples, Integers, fill
+from privet.common.batch import Batch, fill
+from privet.common.examples import FEATURE_ROWS, Examples, Integers
 
 _HELD_FACTORS = 2_000_000  # values of windows' factors that are held at once, float64
 

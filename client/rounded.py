@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from privet.client.gradients import OpacusEngine
-from privet.common.examples import Batch
+from privet.common.batch import Batch
 
 
 class RoundedOpacusEngine(OpacusEngine):

@@ -15,8 +15,9 @@ from privet.client.gradients import OpacusEngine
 from privet.client.linear import LinearEngine
 from privet.client.trainer import TrainSpec, train
 from privet.common.adapter import AdapterSpec, Arrays, Floats
+from privet.common.batch import Batch
 from privet.common.config import Plan
-from privet.common.examples import INFERENCE_ROWS, TRAINING_ROWS, Batch, Examples, TokenExamples, dummies
+from privet.common.examples import INFERENCE_ROWS, TRAINING_ROWS, Examples, TokenExamples, dummies
 from privet.common.frozen import freeze
 from privet.common.inference import frozen_features, record_logits
 from privet.common.initial import uniform

@@ -7,16 +7,18 @@ of the window alone, and the batches of a length all have the same number of row
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from copy import copy
-from dataclasses import dataclass, replace
-from typing import Any, Protocol, Self, TypeVar
+from dataclasses import replace
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from privet.common.batch import Batch
+from privet.common.grouping import Units, Windows
 from privet.common.tasks.targets import NO_TAG, Targets, known, without
 from privet.common.tasks.targets import UNKNOWN as UNKNOWN
 
@@ -26,118 +28,6 @@ TRAINING_ROWS = 4  # few rows: a draw fills them evenly
 FEATURE_ROWS = 64
 INFERENCE_ROWS = 8
 _LARGEST = 1e6  # magnitude of a feature; sound ones are thousands of times smaller
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Model inputs of one shape. `rows` says where the windows lie that stand at `places` of those asked for; all other
-    rows are dummies of weight 0."""
-
-    inputs: tuple[Tensor, ...]
-    labels: Tensor  # the task's targets: int64 [rows], float32 [rows, L] of 0 and 1, or int64 [rows, T]
-    weights: Tensor  # float32 [rows], 0 or 1
-    places: Integers
-    rows: Integers
-    blank: tuple[Tensor, ...] | None = None  # of each input the row of a dummy; None where a failure is to be raised
-    owners: Integers | None = None  # [rows], which of several sites trained together a row belongs to; None for one
-
-    def apart(self) -> Iterator["Batch"]:
-        """Each window in a batch of its own: same shape, same row, dummies elsewhere."""
-        assert self.blank is not None
-        for place, row in zip(self.places.tolist(), self.rows.tolist(), strict=True):
-            inputs = tuple(
-                dummy.expand_as(tensor).clone() for tensor, dummy in zip(self.inputs, self.blank, strict=True)
-            )
-            for tensor, own in zip(inputs, self.inputs, strict=True):
-                tensor[row] = own[row]
-            labels, weights = torch.zeros_like(self.labels), torch.zeros_like(self.weights)
-            labels[row], weights[row] = self.labels[row], self.weights[row]
-            yield Batch(inputs, labels, weights, np.array([place]), np.array([row]), self.blank, self.owners)
-
-
-class Part(Protocol):
-    """What `fill` reads of a batch, or of a pass."""
-
-    @property
-    def places(self) -> Integers: ...
-    @property
-    def rows(self) -> Integers: ...
-    @property
-    def blank(self) -> object | None: ...
-    def apart(self) -> Iterator[Self]: ...
-
-
-_Part = TypeVar("_Part", bound=Part)
-
-
-def fill(table: Tensor, batch: _Part, compute: Callable[[_Part], Tensor], failed: float) -> None:
-    """Set the rows of `table` [windows asked for, width] that the batch holds to those of compute(batch) [rows, width].
-
-    Where that raises, each window is computed in a batch of its own; one that raises even so gets a row of `failed`,
-    and the others get what they would have got, to the last bit. So no window can make another fail, nor the whole.
-    A batch without `blank` raises what `compute` does.
-    """
-    try:
-        table[torch.from_numpy(batch.places)] = compute(batch)[torch.from_numpy(batch.rows)].to(table.dtype)
-        return
-    except Exception:  # memory errors too
-        if batch.blank is None:
-            raise
-    for part in batch.apart():
-        try:
-            table[torch.from_numpy(part.places)] = compute(part)[torch.from_numpy(part.rows)].to(table.dtype)
-        except Exception:
-            table[torch.from_numpy(part.places)] = failed
-
-
-class Units:
-    """Which records belong to which unit, in compressed rows."""
-
-    def __init__(self, units: Integers, num_units: int) -> None:
-        self.num_units = num_units
-        self._order = np.argsort(units, kind="stable")
-        self._start = np.searchsorted(units[self._order], np.arange(num_units + 1))
-
-    @classmethod
-    def view(cls, order: Integers, start: Integers) -> "Units":
-        """Units of which number u has the records order[start[u]:start[u + 1]]: those of one site among many."""
-        units = cls.__new__(cls)
-        units.num_units, units._order, units._start = len(start) - 1, order, start
-        return units
-
-    def records(self, unit: int) -> Integers:
-        """The records of one unit."""
-        return self._order[self._start[unit] : self._start[unit + 1]]
-
-    def of(self, units: NDArray[np.intp]) -> tuple[Integers, Integers]:
-        """The records of these units one after the other, and how many each has."""
-        counts = self._start[units + 1] - self._start[units]
-        before = np.cumsum(counts) - counts
-        return self._order[np.repeat(self._start[units] - before, counts) + np.arange(int(counts.sum()))], counts
-
-
-class Windows:
-    """Which windows belong to which record, in compressed rows: those of record 0 first, each record at least one."""
-
-    def __init__(self, counts: Integers) -> None:
-        self.counts = counts  # [N]
-        self.start = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])  # [N + 1]
-        self.record = np.repeat(np.arange(len(counts)), counts)  # [W], whose a window is
-
-    def of(self, records: Integers) -> tuple[Integers, Integers]:
-        """The windows of these records one after the other, and how many each has."""
-        counts = self.counts[records]
-        before = np.cumsum(counts) - counts
-        return np.repeat(self.start[records] - before, counts) + np.arange(int(counts.sum())), counts
-
-    def mean(self, values: Tensor) -> NDArray[np.float32]:
-        """Mean over each record's windows: values [W, L] to float32 [N, L], record by record in float64."""
-        table: NDArray[np.float32] = values.numpy()
-        if len(self.counts) == len(table):
-            return table
-        with np.errstate(invalid="ignore", over="ignore"):  # what is not finite stays so, without a word
-            sums = np.add.reduceat(table.astype(np.float64), self.start[:-1], axis=0)
-            return np.asarray(sums / self.counts[:, None], np.float32)
 
 
 class Examples(Protocol):

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from privet.common.adapter import Floats
-from privet.common.examples import Examples, FeatureExamples, TokenExamples, fill
+from privet.common.batch import fill
+from privet.common.examples import Examples, FeatureExamples, TokenExamples
 from privet.common.model import Classifier
 from privet.common.tagged import TaggedExamples
 

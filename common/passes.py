@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from privet.common.examples import Batch, Integers, TokenExamples
+from privet.common.batch import Batch
+from privet.common.examples import Integers, TokenExamples
 
 
 @dataclass(frozen=True)

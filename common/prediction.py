@@ -13,7 +13,7 @@ from privet.common import adapter
 from privet.common.base import checked_base
 from privet.common.config import Plan, load_federation
 from privet.common.errors import ModelError, WireError
-from privet.common.examples import Windows
+from privet.common.grouping import Windows
 from privet.common.model import Classifier, build_classifier, canonical_name, load_tokenizer
 from privet.common.tokens import split
 

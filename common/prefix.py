@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from privet.common.examples import Batch, Integers, TokenExamples, fill
+from privet.common.batch import Batch, fill
+from privet.common.examples import Integers, TokenExamples
 from privet.common.model import Classifier, whole_mask
 
 __all__ = ["CACHE_BYTES", "PrefixExamples", "Resumable", "cache_bytes", "lower", "splits"]

@@ -9,8 +9,10 @@ import torch
 from numpy.typing import NDArray
 
 from privet.common.alignment import NO_WORD, Aligned, align
+from privet.common.batch import Batch
 from privet.common.config.task import TaskSpec
-from privet.common.examples import Batch, Integers, TokenExamples, Units, Windows
+from privet.common.examples import Integers, TokenExamples
+from privet.common.grouping import Units, Windows
 from privet.common.tasks.tags import Tags
 from privet.common.tasks.targets import NO_TAG, UNKNOWN
 from privet.common.tokens import padding

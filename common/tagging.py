@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from privet.common.adapter import Floats
-from privet.common.examples import Batch, fill
+from privet.common.batch import Batch, fill
 from privet.common.model import Classifier
 from privet.common.tagged import TaggedExamples
 from privet.common.tasks.entities import entity_counts

@@ -36,7 +36,8 @@ def tokenise(
     The tokenizer is not to be trusted: a record that it fails on, or for which it gives ids outside the `vocabulary`,
     becomes one padding token with no label. No record can raise.
     """
-    from privet.common.examples import TokenExamples, Units, Windows  # with torch; the rest needs none
+    from privet.common.examples import TokenExamples  # with torch; the rest needs none
+    from privet.common.grouping import Units, Windows
 
     pad = padding(tokenizer, vocabulary)
     ids, counts, usable = token_rows(texts, tokenizer, pad, buckets[-1], vocabulary, windows=windows, stride=stride)

@@ -10,9 +10,10 @@ from privet.client.fused.engine import FusedEngine, Shape, tokens_of
 from privet.client.fused.weights import Bert, bert
 from privet.common.adapter import AdapterSpec, Role
 from privet.common.architecture import read_architecture
+from privet.common.batch import Batch
 from privet.common.config import Plan
 from privet.common.errors import ModelError, PrivetError
-from privet.common.examples import TRAINING_ROWS, Batch, Examples, Integers, TokenExamples
+from privet.common.examples import TRAINING_ROWS, Examples, Integers, TokenExamples
 from privet.common.layout import adapter_spec
 from privet.common.model import Classifier
 from privet.common.precision import Precision

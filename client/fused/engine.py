@@ -23,7 +23,8 @@ from privet.client.fused.sums import Passed, by_own_windows
 from privet.client.fused.weights import Bert
 from privet.client.unit_gradients import Members, UnitGradients, Whole, add_shares, zero_unless_finite
 from privet.common.adapter import AdapterSpec, Arrays, Floats
-from privet.common.examples import Batch, Examples, Integers, TokenExamples, fill
+from privet.common.batch import Batch, fill
+from privet.common.examples import Examples, Integers, TokenExamples
 from privet.common.passes import Pass, mixed
 
 HELD_ROWS = 16_000_000  # values of windows' gradients that are held at once, float32

@@ -112,7 +112,8 @@ def synthetic(trainer: "RoundTrainer", num_units: int, records: int) -> "TokenEx
     """`num_units` units of `records` random records each, every window of the plan's longest length."""
     import numpy as np
 
-    from privet.common.examples import TokenExamples, Units, Windows
+    from privet.common.examples import TokenExamples
+    from privet.common.grouping import Units, Windows
 
     task, generator = trainer.plan.task, np.random.default_rng()
     count = num_units * records
@@ -165,7 +166,8 @@ def _features(trainer: "RoundTrainer", tokens: "TokenExamples", num_units: int, 
     import numpy as np
     import torch
 
-    from privet.common.examples import FeatureExamples, Units, Windows
+    from privet.common.examples import FeatureExamples
+    from privet.common.grouping import Units, Windows
     from privet.common.inference import frozen_features
 
     found, windows, count = frozen_features(trainer.classifier, tokens), trainer.plan.task.windows, num_units * records

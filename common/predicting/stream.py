@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from privet.common.examples import Windows
+from privet.common.grouping import Windows
 from privet.common.outputs import Answer, Output, Scores
 from privet.common.predicting.feed import Feed
 from privet.common.predicting.pieces import Pieces, Splitter, Words

@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from privet.client.flat_engine import GradientEngine
 from privet.client.unit_gradients import Members, UnitGradients
 from privet.common.adapter import Floats
+from privet.common.batch import Batch
 from privet.common.errors import InputError
-from privet.common.examples import Batch, Examples, Integers, Units, Windows
+from privet.common.examples import Examples, Integers
+from privet.common.grouping import Units, Windows
 
 _FIRST_RECORD = 1 << 40  # of the canaries' record numbers: beyond any real one
 _LENGTH = 100.0  # of a canary's gradient, in units of the clip norm

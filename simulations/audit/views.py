@@ -4,7 +4,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from privet.common.examples import Batch, Examples, Integers, Units
+from privet.common.batch import Batch
+from privet.common.examples import Examples, Integers
+from privet.common.grouping import Units
 from privet.simulations.audit.guesses import Coins
 
 

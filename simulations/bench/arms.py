@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 
 from privet.client.trainer import TrainSpec, train
 from privet.client.training import RoundTrainer
-from privet.common.examples import Batch, Examples, FeatureExamples, Integers, TokenExamples, Units, Windows
+from privet.common.batch import Batch
+from privet.common.examples import Examples, FeatureExamples, Integers, TokenExamples
+from privet.common.grouping import Units, Windows
 from privet.common.privacy.events import TrainEvent
 from privet.common.privacy.noise import NoiseSource, SecureNoise, SeededNoise
 

@@ -18,7 +18,8 @@ from privet.client.fused import FusedEngine, SiteEngine, frozen_base, shape_of
 from privet.client.trainer import TrainSpec, train
 from privet.client.training import RoundTrainer
 from privet.common.base import resolve_base
-from privet.common.examples import TokenExamples, Units
+from privet.common.examples import TokenExamples
+from privet.common.grouping import Units
 from privet.common.initial import initial_adapter
 from privet.common.layout import adapter_spec
 from privet.common.precision import Precision, usable_precision

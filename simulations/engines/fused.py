@@ -16,7 +16,8 @@ from privet.client.fused import FusedEngine, frozen_base, read_features, shape_o
 from privet.client.linear import LinearEngine
 from privet.client.trainer import Local, TrainSpec, train_together
 from privet.common.adapter import AdapterSpec, Arrays, Floats, Role
-from privet.common.examples import Examples, FeatureExamples, Integers, TokenExamples, Units, Windows
+from privet.common.examples import Examples, FeatureExamples, Integers, TokenExamples
+from privet.common.grouping import Units, Windows
 from privet.common.initial import initial_adapter
 from privet.common.layout import adapter_spec
 from privet.common.methods import adjustment, method_for

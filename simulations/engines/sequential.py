@@ -10,7 +10,8 @@ from privet.client.evaluation import exact_cells
 from privet.client.training import RoundTrainer
 from privet.common.adapter import AdapterSpec, Arrays, Floats
 from privet.common.base import checked_base
-from privet.common.examples import Examples, FeatureExamples, Integers, TokenExamples, Units, Windows
+from privet.common.examples import Examples, FeatureExamples, Integers, TokenExamples
+from privet.common.grouping import Units, Windows
 from privet.common.inference import frozen_features, record_logits
 from privet.common.initial import initial_adapter
 from privet.common.precision import usable_precision

@@ -18,7 +18,8 @@ from privet.client.training import RoundTrainer
 from privet.client.unit_gradients import Members, Rows
 from privet.common.adapter import Floats
 from privet.common.config import Plan
-from privet.common.examples import TokenExamples, Units, Windows
+from privet.common.examples import TokenExamples
+from privet.common.grouping import Units, Windows
 from privet.common.initial import uniform
 from privet.common.privacy.noise import SeededNoise
 from privet.common.tasks.loss import per_example_loss

@@ -21,7 +21,8 @@ from privet.client.training import RoundTrainer
 from privet.client.unit_gradients import Members
 from privet.common.adapter import AdapterSpec, Entry, Role
 from privet.common.errors import PrivetError
-from privet.common.examples import TokenExamples, Units
+from privet.common.examples import TokenExamples
+from privet.common.grouping import Units
 from privet.common.passes import Pass
 from privet.common.privacy.noise import SeededNoise
 from tests.client.test_fused import fused, plan_for, sites_of, spec_for

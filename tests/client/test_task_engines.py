@@ -13,7 +13,8 @@ from privet.client.fused import SiteEngine, covers
 from privet.client.trainer import _windows, clipped_sum
 from privet.client.training import RoundTrainer
 from privet.client.unit_gradients import Members
-from privet.common.examples import TRAINING_ROWS, Batch
+from privet.common.batch import Batch
+from privet.common.examples import TRAINING_ROWS
 from privet.common.initial import uniform
 from privet.common.tasks.targets import UNKNOWN, Targets
 from tests.client.test_trainer_mates import LONG, NUM_UNITS, UNITS, _parts

@@ -13,7 +13,8 @@ from torch import nn
 from privet.client.trainer import clipped_sum, train
 from privet.client.training import RoundTrainer
 from privet.client.unit_gradients import Members, Rows
-from privet.common.examples import TokenExamples, Units, Windows
+from privet.common.examples import TokenExamples
+from privet.common.grouping import Units, Windows
 from privet.common.privacy.noise import SecureNoise, SeededNoise
 from tests.client.trainer_cases import (
     LABELS,

@@ -16,7 +16,9 @@ from privet.client.trainer import clipped_sum
 from privet.client.training import RoundTrainer
 from privet.client.unit_gradients import Members, Outer
 from privet.common.adapter import AdapterSpec, Entry, Role
-from privet.common.examples import UNKNOWN, Batch, FeatureExamples, Units
+from privet.common.batch import Batch
+from privet.common.examples import UNKNOWN, FeatureExamples
+from privet.common.grouping import Units
 from privet.common.tasks.loss import per_example_loss
 from tests.client.trainer_cases import TEXTS, UNITS, Everyone, event_of, hostile
 from tests.tiny_models import tiny_base, tiny_plan

@@ -13,7 +13,8 @@ from torch import nn
 
 from privet.client.trainer import clipped_sum, train
 from privet.client.training import RoundTrainer
-from privet.common.examples import TokenExamples, Units
+from privet.common.examples import TokenExamples
+from privet.common.grouping import Units
 from privet.common.model import build_classifier
 from privet.common.privacy.noise import SecureNoise, SeededNoise, privatise
 from privet.common.tokens import tokenise

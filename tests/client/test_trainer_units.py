@@ -17,7 +17,9 @@ from privet.client.linear import LinearEngine
 from privet.client.trainer import _windows, clipped_sum, train
 from privet.client.training import RoundTrainer
 from privet.common.adapter import AdapterSpec, Entry, Role
-from privet.common.examples import Batch, FeatureExamples, Integers, TokenExamples, Units, Windows
+from privet.common.batch import Batch
+from privet.common.examples import FeatureExamples, Integers, TokenExamples
+from privet.common.grouping import Units, Windows
 from privet.common.privacy.noise import SeededNoise
 from privet.common.tasks.loss import per_example_loss
 from tests.client.trainer_cases import TEXTS, UNITS, Everyone, engine_of, event_of, spec_of

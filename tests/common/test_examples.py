@@ -10,17 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from privet.common.examples import (
-    FEATURE_ROWS,
-    TRAINING_ROWS,
-    UNKNOWN,
-    Batch,
-    Examples,
-    FeatureExamples,
-    TokenExamples,
-    Units,
-    Windows,
-)
+from privet.common.batch import Batch
+from privet.common.examples import FEATURE_ROWS, TRAINING_ROWS, UNKNOWN, Examples, FeatureExamples, TokenExamples
+from privet.common.grouping import Units, Windows
 
 BUCKETS = (8, 16, 64)
 PAD = 0

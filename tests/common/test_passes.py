@@ -7,7 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from privet.common.examples import TokenExamples, Units
+from privet.common.examples import TokenExamples
+from privet.common.grouping import Units
 from privet.common.passes import Pass, mixed
 
 BUCKETS = (4, 6, 10)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from privet.client.training import RoundTrainer
-from privet.common.examples import Batch
+from privet.common.batch import Batch
 from privet.common.frozen import freeze
 from privet.common.model import Classifier, build_classifier
 from privet.common.precision import Precision
