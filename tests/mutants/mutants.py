@@ -34,6 +34,7 @@ FOREIGN = ("tests/client/test_foreign_method.py",)
 INSTALLED = ("tests/common/test_installed_methods.py",)
 METRICS = ("tests/client/test_evaluation.py", "tests/common/test_classification.py")
 SPLIT = ("tests/client/test_split.py", "tests/client/test_data.py")
+LABELS = ("tests/common/test_multilabel.py",)
 FIGURES = ("tests/common/privacy/test_accountant.py", "tests/common/privacy/test_horizon.py")
 
 MUTANTS = (
@@ -394,6 +395,55 @@ MUTANTS = (
         "    return noised(exact_cells(trainer, arrays, examples, event.release), event, noise)",
         "    return exact_cells(trainer, arrays, examples, event.release).astype(np.float32)",
         METRICS,
+    ),
+    Mutant(
+        "metrics: several labels without the root of their number",
+        "common/tasks/label_counts.py",
+        "    return int(GRID / math.sqrt(num_labels)) / GRID",
+        "    return 1.0",
+        LABELS,
+    ),
+    Mutant(
+        "metrics: several labels, a unit's records added up",
+        "common/tasks/label_counts.py",
+        "* GRID) // sizes[:, None]).sum(axis=0))",
+        "* GRID) // 1).sum(axis=0))",
+        LABELS,
+    ),
+    Mutant(
+        "metrics: several labels, those together not shared out over labels",
+        "common/tasks/label_counts.py",
+        "// (sizes * num_labels)",
+        "// sizes",
+        LABELS,
+    ),
+    Mutant(
+        "metrics: an unknown label among several counts as no label",
+        "common/tasks/label_counts.py",
+        "    sound = known(targets) & np.isfinite(logits).all(axis=1)",
+        "    sound = np.isfinite(logits).all(axis=1)",
+        LABELS,
+    ),
+    Mutant(
+        "loss: the mean over the batch, with several labels",
+        "common/tasks/loss.py",
+        "    losses = each.mean(dim=1)",
+        "    losses = each.mean(dim=1) / len(each)",
+        LABELS,
+    ),
+    Mutant(
+        "loss: class weights divided by those of the batch",
+        "common/tasks/loss.py",
+        "        losses = losses * class_weights.to(logits)[labels]",
+        "        losses = losses * class_weights.to(logits)[labels] / class_weights.to(logits)[labels].mean()",
+        LABELS,
+    ),
+    Mutant(
+        "loss: one unknown label among several is passed over",
+        "common/tasks/multilabel.py",
+        "                found[row] = UNKNOWN",
+        "                found[row, [index for index in indices if index >= 0]] = 1",
+        LABELS,
     ),
     Mutant(
         "metrics: on the units that were trained on",
