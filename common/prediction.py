@@ -15,6 +15,9 @@ from privet.common.config import Plan, load_federation
 from privet.common.errors import ModelError, WireError
 from privet.common.grouping import Windows
 from privet.common.model import Classifier, build_classifier, canonical_name, load_tokenizer
+from privet.common.tagged import tag_examples
+from privet.common.tasks.tags import OUTSIDE, Tags
+from privet.common.tasks.targets import UNKNOWN
 from privet.common.tokens import split
 
 __all__ = ["Predictor", "probabilities"]
@@ -54,6 +57,28 @@ class Predictor:
         """Logits [N, L], row by row as `texts`: the mean over a text's windows, at most the plan's number of them."""
         parts = [self._predict(texts[i : i + _TEXTS_PER_PASS]) for i in range(0, len(texts), _TEXTS_PER_PASS)]
         return np.concatenate(parts) if parts else np.zeros((0, len(self.labels)), np.float32)
+
+    def tags(self, texts: Sequence[str], words: Sequence[int]) -> list[Tags | None]:
+        """Of a task that labels tokens: a tag for each of a text's words, which single spaces join; None for a text
+        that cannot be computed. words: how many each has."""
+        from privet.common.tagging import said_tags
+
+        task, nobody = self.plan.task, np.arange(len(texts))
+        outside = [np.full(num, OUTSIDE, np.int16) for num in words]
+        vocabulary = self.classifier.vocabulary
+        examples = tag_examples(
+            texts,
+            outside,
+            nobody,
+            len(texts),
+            self._tokenizer,
+            task.buckets,
+            vocabulary,
+            windows=task.windows,
+            stride=task.stride,
+        )
+        said, _ = said_tags(self.classifier, examples)
+        return [None if label == UNKNOWN else row for label, row in zip(examples.labels.tolist(), said, strict=True)]
 
     def _predict(self, texts: Sequence[str]) -> NDArray[np.float32]:
         task = self.plan.task

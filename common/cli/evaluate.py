@@ -11,15 +11,27 @@ from privet.common.cli.options import AsJson
 
 def evaluate(
     adapter: Annotated[Path, typer.Argument(metavar="ADAPTER", help="A finished run's folder adapter/.")],
-    source: Annotated[Path, typer.Argument(metavar="FILE", help="csv, tsv, jsonl or parquet, with text and label.")],
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE",
+            help="csv, tsv, jsonl or parquet, with text and label; of entities a jsonl with lists, or a CoNLL file.",
+        ),
+    ],
     by: Annotated[
         str | None, typer.Option("--by", metavar="COLUMN", help="Compare the groups that this column names.")
     ] = None,
     unit: Annotated[
         str, typer.Option("--unit", metavar="COLUMN", help='Whose record a row is; "record": each its own.')
     ] = "record",
-    text: Annotated[str, typer.Option(metavar="COLUMN", help="With the text.")] = "text",
-    label: Annotated[str, typer.Option(metavar="COLUMN", help="With the true label.")] = "label",
+    text: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN", help='With the text: "text"; words of entities: "tokens", or of CoNLL "1".'),
+    ] = None,
+    label: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN", help='With the true label: "label"; tags of entities: "tags", of CoNLL "-1".'),
+    ] = None,
     label_map: Annotated[
         list[str] | None,
         typer.Option("--label-map", metavar="LOCAL=LABEL", help="The file's name of one of the adapter's labels."),
@@ -42,17 +54,25 @@ def evaluate(
     from privet.common.evaluating.document import document
     from privet.common.evaluating.judge import Asked
     from privet.common.evaluating.judge import evaluate as judge
+    from privet.common.evaluating.tagged import evaluate_tagged
     from privet.common.evaluating.words import NOT_COVERED, calibration_words, group_words, left_words, number, percent
     from privet.server.report.evaluation import write_evaluation
 
+    tagged = _is_tagged(adapter)
+    text, label = _columns(source, text, label, tagged)
     asked = Asked(source, text, label, encoding, _map(label_map or ()), unit, by, confidence, seed, separator)
-    asked.check_source()  # before the model: its errors come at once
+    if tagged:
+        from privet.common.sequences import read_tagged
+
+        read_tagged(source, text, label, asked.further, encoding=encoding)
+    else:
+        asked.check_source()  # before the model: its errors come at once
     from privet.common.prediction import Predictor
 
     model = Predictor.load(adapter, base)
-    asked.places(model.labels)
+    asked.places(model.labels, outside=tagged)
     folder = _folder(output, source)
-    found = judge(model, asked, _progress(as_json))
+    found = (evaluate_tagged if tagged else judge)(model, asked, _progress(as_json))
     told = document(found)
     written = write_evaluation(found, told, folder)
     scores = found.scores
@@ -61,21 +81,46 @@ def evaluate(
         f"{found.num_records:,} records{units}; intervals hold with {100 * confidence:g} % confidence.",
         f"{found.accuracy_name}  {percent(scores.accuracy)}",
         f"macro F1  {number(scores.macro_f1)}",
-        *([f"micro F1  {number(scores.micro_f1)}"] if found.confusion is None else []),
-        f"log loss  {number(found.calibration.log_loss)}",
-        f"Brier     {number(found.calibration.brier)}",
-        calibration_words(found.calibration),
     ]
+    if found.calibration is None:
+        for name, part in (("precision", scores.micro_precision), ("recall", scores.micro_recall)):
+            lines += [f"{name}  {number(part)}"] if part is not None else []
+        lines += [f"{part.label}: F1 {number(part.f1)}" for part in scores.labels if part.f1 is not None]
+    else:
+        lines += [
+            *([f"micro F1  {number(scores.micro_f1)}"] if found.confusion is None else []),
+            f"log loss  {number(found.calibration.log_loss)}",
+            f"Brier     {number(found.calibration.brier)}",
+            calibration_words(found.calibration),
+        ]
     if found.comparison is not None:
-        lines += group_words(found.comparison, found.accuracy_name)
+        lines += group_words(found.comparison, found.accuracy_name, by_label=not tagged)
     lines += left_words(found)
     lines.append(
         f"wrote {written.page}, evaluation.json and {len(written.pngs)} figures beside it, for your eyes only."
     )
-    if not written.pngs:
+    if not written.pngs and not tagged:
         lines.append('no PNGs: they need matplotlib (pip install "privet[evaluation]")')
     lines.append(NOT_COVERED)
     emit(told | {"report": str(written.page), "figures": [str(path) for path in written.pngs]}, lines, as_json)
+
+
+def _is_tagged(adapter: Path) -> bool:
+    """Whether its plan's task is to find entities; what is wrong with the folder is told by whoever loads it."""
+    from privet.common.config import load_federation
+
+    path = adapter / "plan.toml"
+    return path.is_file() and load_federation(path).plan.task.kind == "tokens"
+
+
+def _columns(source: Path, text: str | None, label: str | None, tagged: bool) -> tuple[str, str]:
+    """Those of text and label: as told, or as a file of its kind calls them."""
+    from privet.common.sequences import sequence_format
+
+    if not tagged:
+        return text or "text", label or "label"
+    usual = {"tokens": ("tokens", "tags"), "conll": ("1", "-1"), None: ("text", "label")}[sequence_format(source)]
+    return text or usual[0], label or usual[1]
 
 
 def _map(given: Sequence[str]) -> dict[str, str]:

@@ -4,8 +4,8 @@ import math
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+from privet.common.evaluating.asked import Evaluation
 from privet.common.evaluating.intervals import NUM_RESAMPLES
-from privet.common.evaluating.judge import Evaluation
 from privet.common.evaluating.words import NOT_COVERED, calibration_words, group_words, left_words
 
 
@@ -29,20 +29,29 @@ def document(found: Evaluation) -> dict[str, Any]:
         "resamples": NUM_RESAMPLES,
         "seed": asked.seed,
         "metrics": {
-            found.accuracy_name.replace(" ", "_"): plain(scores.accuracy),
+            found.accuracy_name.lower().replace(" ", "_"): plain(scores.accuracy),
             "macro_f1": plain(scores.macro_f1),
             "micro_f1": plain(scores.micro_f1),
-            "log_loss": plain(calibration.log_loss),
-            "brier": plain(calibration.brier),
-            "expected_calibration_error": plain(calibration.expected_error),
-        },
+        }
+        | (
+            {"micro_precision": plain(scores.micro_precision), "micro_recall": plain(scores.micro_recall)}
+            if calibration is None
+            else {
+                "log_loss": plain(calibration.log_loss),
+                "brier": plain(calibration.brier),
+                "expected_calibration_error": plain(calibration.expected_error),
+            }
+        ),
         "labels": plain(scores.labels),
-        "calibration": plain(calibration)
+        "calibration": None
+        if calibration is None
+        else plain(calibration)
         | {"expected_error_by_label": found.label_errors or None, "words": calibration_words(calibration)},
         "confusion": None if found.confusion is None else {"labels": list(found.labels), "counts": found.confusion},
         "groups": None
         if found.comparison is None
-        else plain(found.comparison) | {"words": group_words(found.comparison, found.accuracy_name)},
+        else plain(found.comparison)
+        | {"words": group_words(found.comparison, found.accuracy_name, by_label=found.calibration is not None)},
         "left_out": plain(found.left) | {"words": left_words(found)},
     }
 

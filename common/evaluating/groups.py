@@ -69,9 +69,12 @@ def compare(
     strata: Integers,
     confidence: float,
     seed: int,
+    *,
+    entities: bool = False,
 ) -> Comparison:
     """names: of the groups; groups: [N], places in `names`, or -1; strata: [N], records of one have the same truth.
 
+    entities: compared are the groups' micro F1, which then stand where accuracies do; labels are not compared.
     Intervals of gaps hold jointly, by Bonferroni. Raises: ConfigError for more groups than MAX_GROUPS, or without
     fairlearn.
     """
@@ -95,6 +98,16 @@ def compare(
     macro_f1 = _macro_f1(group, len(large), tally, confidence, seed)
     chances = _chances(group, len(large), tally, seed)
     level = 1 - (1 - confidence) / len(large)
+    if entities:
+        from privet.common.evaluating.entity_groups import by_group
+
+        each = by_group(group, len(large), tally, (confidence, level), seed)
+        called = [
+            Group(names[int(at)], int((group == i).sum()), int(sizes[at]), own, macro_f1[i], difference(*apart), chance)
+            for i, (at, (own, apart, chance)) in enumerate(zip(large, each, strict=True))
+        ]
+        values = [part.accuracy.value for part in called]
+        return Comparison(column, tuple(called), float(np.ptp(values)), None, None, small, num_without)
     told = tuple(
         Group(
             names[int(large[i])],
@@ -107,8 +120,8 @@ def compare(
         )
         for i in range(len(large))
     )
-    called = [names[i] for i in large.tolist()]
-    parity, odds = label_gaps(group, called, tally, labels, strata, confidence, seed)
+    shown = [names[i] for i in large.tolist()]
+    parity, odds = label_gaps(group, shown, tally, labels, strata, confidence, seed)
     return Comparison(column, told, largest_accuracy_gap(group, tally.right), parity, odds, small, num_without)
 
 

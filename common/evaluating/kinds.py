@@ -48,5 +48,5 @@ def evaluator_of(task: TaskSpec, separator: str = ";") -> Evaluator:
         return Classification(task)
     if task.kind == "multilabel":
         return Multilabel(task, separator)
-    what = f"this version of privet evaluates no adapters for {task.kind}."
-    raise ModelError(what, where="task.kind", mend="give an adapter for classification or multilabel.")
+    what = f"this version of privet evaluates no adapters for {task.kind} here."
+    raise ModelError(what, where="task.kind", mend="give an adapter for classification, multilabel or tokens.")

@@ -1,6 +1,6 @@
 """Accuracy and F1 with intervals, of any task's tally."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -35,6 +35,8 @@ class Scores:
     macro_f1: Interval
     micro_f1: Interval
     labels: tuple[LabelScore, ...]
+    micro_precision: Interval | None = None  # of entities, whose accuracy is their micro F1
+    micro_recall: Interval | None = None
 
 
 def scores(tally: Tally, labels: tuple[str, ...], confidence: float, seed: int) -> Scores:
@@ -73,6 +75,31 @@ def scores(tally: Tally, labels: tuple[str, ...], confidence: float, seed: int) 
         each = np.array([np.asarray(part.sum(1)).ravel() for part in _thirds(by_unit, len(labels))])
         micro_f1 = _of_share(micro_f1.value, each, confidence)
     return Scores(accuracy, macro_f1, micro_f1, tuple(told))
+
+
+def entity_scores(tally: Tally, types: tuple[str, ...], confidence: float, seed: int) -> Scores:
+    """Of entities, of which a text may have none or many: micro F1 stands where accuracy does."""
+    found = scores(tally, types, confidence, seed)
+    hits, actual, said = by_unit(tally)
+    return replace(
+        found,
+        accuracy=found.micro_f1,
+        micro_precision=share_interval(hits, said, confidence) if said.any() else None,
+        micro_recall=share_interval(hits, actual, confidence) if actual.any() else None,
+    )
+
+
+def by_unit(tally: Tally) -> Floats:
+    """Hits, actual and said over all labels, of each unit: [3, U]."""
+    sums = tally.sums(tally.units, tally.num_units)
+    return np.array([np.asarray(part.sum(1)).ravel() for part in _thirds(sums, tally.num_labels)])
+
+
+def f1_interval(value: float, each: Floats, drawn: Floats, confidence: float) -> Interval:
+    """each: [3, U], hits, actual and said of each unit; drawn: F1 on resamples of the units."""
+    if value in (0.0, 1.0):
+        return _of_share(value, each, confidence)
+    return bootstrap_interval(value, drawn, confidence)
 
 
 def _thirds(by_unit: Floats, num_labels: int) -> list[Floats]:

@@ -1,10 +1,10 @@
 """What an evaluation says, in plain sentences."""
 
+from privet.common.evaluating.asked import Evaluation, Skipped
 from privet.common.evaluating.calibration import Calibration
 from privet.common.evaluating.fairness import LabelGap
 from privet.common.evaluating.groups import MIN_UNITS, SIGNIFICANT, Comparison
 from privet.common.evaluating.intervals import Interval
-from privet.common.evaluating.judge import Evaluation, Skipped
 
 _MAX_SENTENCES = 6
 NOT_COVERED = (
@@ -69,8 +69,8 @@ def calibration_words(found: Calibration) -> str:
     )
 
 
-def group_words(found: Comparison, accuracy: str) -> list[str]:
-    """What the comparison of groups shows, and what it does not."""
+def group_words(found: Comparison, accuracy: str, *, by_label: bool = True) -> list[str]:
+    """What the comparison of groups shows, and what it does not. by_label: whether labels were to be compared."""
     if not found.groups:
         return [
             f"Nothing can be said about groups: fewer than two have {MIN_UNITS} units (records, or people where --unit "
@@ -101,7 +101,7 @@ def group_words(found: Comparison, accuracy: str) -> list[str]:
         )
     if found.parity is not None and found.odds is not None:
         told += [_parity(found.parity), _odds(found.odds)]
-    else:
+    elif by_label:
         told.append("No label is frequent enough in every group for a comparison label by label.")
     return told + _not_compared(found)
 

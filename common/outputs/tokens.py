@@ -1,10 +1,9 @@
 """Named entities of a text: type, characters, the text itself and a probability.
 
-Tags are numbered 0 for O, 1 + 2k for B-x and 2 + 2k for I-x of the k-th label. An I-x that continues nothing begins an
-entity, as in conlleval. A probability is the mean over the entity's words of its tag's.
+What tags say is `privet.common.tasks.tags`'s. A probability is the mean over the entity's words of its tag's.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +11,9 @@ import numpy as np
 
 from privet.common.config.task import TaskSpec
 from privet.common.outputs.base import Answer, Column, Scores, one_line, rounded, softmax
+from privet.common.tasks.tags import entities
 
-__all__ = ["Entity", "TokensOutput", "spans_of"]
+__all__ = ["Entity", "TokensOutput"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -25,22 +25,6 @@ class Entity:
     end: int
     text: str
     probability: float
-
-
-def spans_of(tags: Sequence[int]) -> Iterator[tuple[int, int, int]]:
-    """(label, first word, last word + 1) of each entity, from the words' tags.
-
-    >>> list(spans_of([1, 2, 0, 2, 3, 4, 1]))
-    [(0, 0, 2), (0, 3, 4), (1, 4, 6), (0, 6, 7)]
-    """
-    label, start = -1, 0
-    for word, tag in enumerate([*tags, 0]):
-        kind = (tag - 1) // 2 if tag else -1
-        if kind == label and tag and not tag % 2:  # it goes on
-            continue
-        if label >= 0:
-            yield label, start, word
-        label, start = kind, word
 
 
 class TokensOutput:
@@ -64,12 +48,12 @@ class TokensOutput:
         own = chances[np.arange(len(tags)), tags]
         found: list[Answer] = []
         for text, start, end in zip(texts, scores.starts[:-1].tolist(), scores.starts[1:].tolist(), strict=True):
-            entities = []
-            for label, first, last in spans_of(tags[start:end].tolist()):
+            own_entities = []
+            for label, first, last in entities(tags[start:end].tolist()):
                 begin, stop = int(scores.spans[start + first, 0]), int(scores.spans[start + last - 1, 1])
                 chance = float(own[start + first : start + last].mean())
-                entities.append(Entity(self._labels[label], begin, stop, text[begin:stop], chance))
-            found.append(_Entities(entities))
+                own_entities.append(Entity(self._labels[label], begin, stop, text[begin:stop], chance))
+            found.append(_Entities(own_entities))
         return found
 
 

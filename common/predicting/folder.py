@@ -1,15 +1,12 @@
 """Which folders hold a model to predict with: an adapter, a run with its adapter/, a merged export."""
 
-import json
 from pathlib import Path
 
 from privet.common.config import Plan, load_federation
 from privet.common.errors import ModelError
+from privet.common.exported import MARKER, Exported, read_marker
 
-__all__ = ["MARKER", "damaged", "model_folder", "read_plan"]
-
-MARKER = "privet.json"  # of an export
-_FORMAT = 1
+__all__ = ["damaged", "model_folder", "read_plan"]
 
 
 def model_folder(path: Path) -> tuple[Path, bool]:
@@ -21,7 +18,7 @@ def model_folder(path: Path) -> tuple[Path, bool]:
     if not path.is_dir():
         raise ModelError("no such folder.", where=str(path), mend="give a finished run's folder, or its adapter/.")
     if (path / MARKER).is_file():
-        _check_marker(path)
+        _marker(path)
         return path, True
     for folder in (path, path / "adapter"):
         if (folder / "plan.toml").is_file() and (folder / "adapter_model.safetensors").is_file():
@@ -43,25 +40,21 @@ def read_plan(folder: Path) -> Plan:
     if not path.is_file():
         raise damaged(folder, "the export has no plan.toml.")
     plan = load_federation(path).plan
-    if (folder / MARKER).is_file() and _check_marker(folder) != plan.digest:
+    if (folder / MARKER).is_file() and _marker(folder).plan_digest != plan.digest:
         raise damaged(folder, "its plan.toml is not the plan that it was exported from.")
     return plan
 
 
-def _check_marker(folder: Path) -> str:
-    """The digest of the plan that a merged export came from. Raises: ModelError."""
-    try:
-        marker = json.loads((folder / MARKER).read_text(encoding="utf-8"))
-        format, kind, digest = marker["format"], marker["kind"], marker["plan_digest"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        raise damaged(folder, f"its {MARKER} cannot be read.") from None
-    if kind != "merged" or format != _FORMAT:
+def _marker(folder: Path) -> Exported:
+    """Of a merged export. The files' digests are left to whoever reads the weights. Raises: ModelError."""
+    found = read_marker(folder, whole=False)
+    if found.kind != "merged":
         raise ModelError(
-            f"an export of kind {str(kind)[:40]!r}, format {str(format)[:10]}, is not read here.",
+            f"an export of kind {found.kind!r} is not read here.",
             where=str(folder),
             mend="give the adapter that it came from, or one of `privet export --to merged`.",
         )
-    return str(digest)
+    return found
 
 
 def damaged(folder: Path, what: str) -> ModelError:

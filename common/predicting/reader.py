@@ -13,6 +13,7 @@ from privet.common import adapter
 from privet.common.base import checked_base
 from privet.common.config import Plan
 from privet.common.errors import ModelError
+from privet.common.exported import read_marker
 from privet.common.model import Classifier
 from privet.common.precision import AskedDevice, Device, Precision, usable_device, usable_precision
 from privet.common.predicting.folder import damaged, model_folder, read_plan
@@ -127,6 +128,7 @@ def load_reader(
         )
     if base is not None:
         raise ModelError("a merged export holds its base.", where="--base", mend="leave it out.")
+    read_marker(folder)
     encoder, head = _merged(folder, plan)
     return Reader(plan, encoder, head, quick_tokenizer(folder), device=place, precision=kind, tokens=tokens)
 

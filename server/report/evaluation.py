@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from privet.common.errors import ConfigError
+from privet.common.evaluating.asked import Evaluation
 from privet.common.evaluating.calibration import NUM_BINS, Calibration
-from privet.common.evaluating.judge import Evaluation
 from privet.common.evaluating.words import (
     NOT_COVERED,
     calibration_words,
@@ -67,8 +67,10 @@ def evaluation_html(found: Evaluation) -> str:
             scores=found.scores,
             calibration=found.calibration,
             comparison=found.comparison,
-            calibration_words=calibration_words(found.calibration),
-            group_words=group_words(found.comparison, found.accuracy_name) if found.comparison else [],
+            calibration_words=calibration_words(found.calibration) if found.calibration else "",
+            group_words=group_words(found.comparison, found.accuracy_name, by_label=found.calibration is not None)
+            if found.comparison
+            else [],
             left_words=left_words(found),
             not_covered=NOT_COVERED,
             labels=labels[:_MAX_LABELS],
@@ -88,8 +90,8 @@ def heat_of(found: Evaluation) -> HeatMap | None:
 
 
 def plots(found: Evaluation) -> list[Figure]:
-    """The reliability diagram, and how many statements each of its bins holds."""
-    return [_reliability(found.calibration), _statements(found.calibration)]
+    """The reliability diagram, and how many statements each of its bins holds; none of entities."""
+    return [] if found.calibration is None else [_reliability(found.calibration), _statements(found.calibration)]
 
 
 def _reliability(found: Calibration) -> Figure:

@@ -78,7 +78,7 @@ def bench_predict(
     import numpy as np
     import torch
 
-    from privet.common.predicting.folder import MARKER
+    from privet.common.exported import MARKER
     from privet.common.predicting.reader import load_reader
     from privet.common.tokenizer_rules import plain_tokenizer
 

@@ -21,13 +21,14 @@ from privet.common import adapter as adapters
 from privet.common.cli.predict import predict
 from privet.common.config import load_federation
 from privet.common.errors import ConfigError, DataError, ModelError, RunError
+from privet.common.exported import MARKER, write_marker
 from privet.common.predicting import stream
-from privet.common.predicting.folder import MARKER
 from privet.common.predicting.pieces import Splitter
 from privet.common.predicting.progress import Progress
 from privet.common.predicting.reader import load_reader
 from privet.common.prediction import Predictor, probabilities
 from privet.server.export import export_adapter
+from privet.server.exporting.run import export
 from tests.tiny_models import Kind, tiny_base, tiny_plan, trained
 
 TEXTS = ["the patient has a fever", "no", "my card was charged twice, please refund today!", "zebra " * 60, "rash"]
@@ -44,17 +45,8 @@ def made(folder: Path, kind: Kind = "bert", pooling: str = "mean") -> Path:
 
 
 def merged(adapter: Path, folder: Path) -> Path:
-    """What `privet export --to merged` writes, of an adapter that `made` made."""
-    base = adapter.parent / "base"
-    classifier = Predictor.load(adapter).classifier
-    plan = classifier.plan
-    classifier.encoder.merge_and_unload().save_pretrained(folder)  # type: ignore[operator]
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copyfile(base / name, folder / name)
-    for name in ("plan.toml", *(["head.safetensors"] if classifier.head is not None else [])):
-        shutil.copyfile(adapter / name, folder / name)
-    marker = {"format": 1, "kind": "merged", "plan_digest": plan.digest}
-    (folder / MARKER).write_text(json.dumps(marker), encoding="utf-8")
+    """What `privet export --to merged` writes."""
+    export(adapter, "merged", folder, texts=TEXTS[:2])
     return folder
 
 
@@ -95,13 +87,14 @@ def test_a_damaged_export_is_refused(adapter: Path, tmp_path: Path) -> None:
         shutil.rmtree(copy, ignore_errors=True)
         return Path(shutil.copytree(whole, copy))
 
-    (damaged() / MARKER).write_text('{"format": 1, "kind": "onnx", "plan_digest": "0"}', encoding="utf-8")
+    mark = json.loads((whole / MARKER).read_text(encoding="utf-8"))
+    (damaged() / MARKER).write_text(json.dumps(mark | {"kind": "onnx"}), encoding="utf-8")
     with pytest.raises(ModelError, match=r"kind 'onnx'.*merged"):
         load_reader(copy)
     (damaged() / MARKER).write_text('{"format": 1, ', encoding="utf-8")
     with pytest.raises(ModelError, match="cannot be read"):
         load_reader(copy)
-    (damaged() / MARKER).write_text('{"format": 1, "kind": "merged", "plan_digest": "0"}', encoding="utf-8")
+    (damaged() / MARKER).write_text(json.dumps(mark | {"plan_digest": 64 * "0"}), encoding="utf-8")
     with pytest.raises(ModelError, match="not the plan that it was exported from"):
         load_reader(copy)
     for name in ("plan.toml", "head.safetensors", "model.safetensors"):
@@ -112,6 +105,9 @@ def test_a_damaged_export_is_refused(adapter: Path, tmp_path: Path) -> None:
     first = next(name for name in sorted(arrays) if "query" in name)
     damaged()
     adapters.save({k: v for k, v in arrays.items() if k != first}, copy / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match=r"model\.safetensors: it is not as it was written"):
+        load_reader(copy)
+    write_marker(copy, "merged", mark["plan_digest"])  # whole by its mark, and still not a model
     with pytest.raises(ModelError, match="weights lack"):
         load_reader(copy)
     with pytest.raises(ModelError, match="holds its base"):
