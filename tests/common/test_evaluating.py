@@ -54,6 +54,7 @@ def test_metrics_are_scikit_learns(tmp_path: Path) -> None:
     assert found.confusion == metrics.confusion_matrix(truth, given).tolist()
     loss = metrics.log_loss(truth, chances, labels=[0, 1, 2, 3])
     brier = metrics.brier_score_loss(truth, chances, labels=[0, 1, 2, 3], scale_by_half=False)
+    assert found.calibration is not None
     assert found.calibration.log_loss.value == pytest.approx(loss)
     assert found.calibration.brier.value == pytest.approx(brier)
     top, right = chances.max(1), truth == given
@@ -71,6 +72,7 @@ def test_every_interval_holds_its_value_and_the_seed_decides(tmp_path: Path) -> 
     assert other.scores.macro_f1 != found.scores.macro_f1
     wide = evaluate(Echo(), replace(found.asked, confidence=0.99))
     for of in (found, other):
+        assert of.calibration is not None
         parts = [of.scores.accuracy, of.scores.macro_f1, of.calibration.log_loss, of.calibration.expected_error]
         for part in parts + [label.f1 for label in of.scores.labels if label.f1]:
             assert part.low <= part.value <= part.high
@@ -295,6 +297,7 @@ def test_several_labels_a_record_are_scikit_learns(tmp_path: Path) -> None:
     assert found.scores.macro_f1.value == pytest.approx(metrics.f1_score(stands, said, average="macro"))
     each = metrics.f1_score(stands, said, average=None)
     assert [part.f1.value for part in found.scores.labels if part.f1] == pytest.approx(each.tolist())
+    assert found.calibration is not None
     assert found.calibration.log_loss.value == pytest.approx(
         metrics.log_loss(stands.ravel(), chances.ravel()), rel=1e-5
     )
