@@ -77,7 +77,7 @@ def evaluate_tagged(model: Tagger, asked: Asked, progress: Callable[[int], None]
             left.no_label.add(number)
         elif strange:
             left.unknown.add(number)
-            left.unknown_labels.update(dict.fromkeys(strange))
+            left.unknown_labels.update(set(strange))
         elif (tags := read_tags([text], [cell], known)[0]) is None:
             left.unreadable.add(number)
         else:
@@ -130,5 +130,5 @@ def _tally(counts: Integers, units: Integers) -> Tally:
 
     hits, wrong, missed = np.moveaxis(counts.reshape(len(counts), -1, 3), 2, 0).astype(np.float64)
     right = ((wrong + missed).sum(1) == 0).astype(np.float64)
-    parts = (sparse.csr_array(part) for part in (hits, hits + missed, hits + wrong))
-    return Tally(*parts, right, units)
+    rightly, actual, said = (sparse.csr_array(part) for part in (hits, hits + missed, hits + wrong))
+    return Tally(rightly, actual, said, right, units)

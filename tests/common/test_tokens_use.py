@@ -20,7 +20,7 @@ from privet.server.exporting import check
 from privet.server.exporting.run import export
 from privet.server.exporting.snippets import adapter_snippet
 from privet.simulations.corpus.tagged import tagged_notes, write_conll, write_json_lines
-from tests.client.token_cases import TYPES, token_plan
+from tests.client.token_cases import TEXTS, TYPES, token_plan
 from tests.server.export_cases import run_snippet, snippet_of
 from tests.server.test_report import check_harmless
 from tests.tiny_models import tiny_base, trained
@@ -75,12 +75,10 @@ def test_predicted_are_the_entities_that_are_judged(
     adapter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Words between spaces that the tokenizer does not split are the words of both, in one window and in several."""
-    texts = [text for text in NOTES.text if text.replace(" ", "").isalpha()][:5]
-    texts += [" ".join(texts), "no pain in the heart"]
+    texts = [*TEXTS[:4], " ".join(TEXTS[:4])]
     (tmp_path / "a.txt").write_text("".join(line + "\n" for line in texts), encoding="utf-8")
     predict(adapter, str(tmp_path / "a.txt"), output_format="jsonl")
     found = [json.loads(line)["entities"] for line in capsys.readouterr().out.splitlines()]
-    num_windows = []
     for text, own in zip(texts, found, strict=True):
         words = text.split(" ")
         starts = np.cumsum([0, *(len(word) + 1 for word in words)])
@@ -88,8 +86,6 @@ def test_predicted_are_the_entities_that_are_judged(
         assert tags is not None
         expected = [(TYPES[e.type], starts[e.start], starts[e.end] - 1) for e in entities(tags)]
         assert [(part["type"], part["start"], part["end"]) for part in own] == expected
-        num_windows.append(len(text) > 40)
-    assert any(num_windows)
     assert any(found)
 
 
@@ -198,11 +194,6 @@ def test_a_form_tags_as_the_adapter_does(adapter: Path, tmp_path: Path, kind: An
     assert found.difference <= 2e-5
     config = json.loads((tmp_path / "out" / "config.json").read_text(encoding="utf-8"))
     assert list(config["id2label"].values()) == list(tag_names(TYPES))
-    assert (
-        "pipeline_tag: token-classification" in (adapter / "README.md").read_text()
-        if (adapter / "README.md").exists()
-        else True
-    )
 
 
 def test_there_is_no_sentence_transformers_form_of_tags(adapter: Path, tmp_path: Path) -> None:
