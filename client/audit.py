@@ -143,7 +143,7 @@ class SiteAudit:
         self.log.append(
             Approved(
                 federation=row.federation, plan=row.digest, by=by, user=user(), epsilon=admission.epsilon,
-                delta=admission.delta, rounds=admission.horizon, evaluations=admission.num_evaluations,
+                delta=admission.delta, rounds=admission.training_rounds, evaluations=admission.num_evaluations,
             )
         )  # fmt: skip
 

@@ -7,7 +7,7 @@ from decimal import ROUND_CEILING, Decimal
 from typing import Any
 
 from privet.client.engines import asked_in_words
-from privet.client.flows import NEVER, RELEASES, flows
+from privet.client.flows import NEVER, flows, release_words
 from privet.client.policy import Admission
 from privet.common.config import Plan, Site
 from privet.common.methods.installed import words
@@ -18,6 +18,9 @@ from privet.common.tasks.base import task_of
 _SHOWN_LABELS = 20
 _LEFT_OUT = {  # what a plan's canonical JSON leaves out, and what that means
     "lora.first_layer": 0,
+    "task.label_smoothing": 0.0,
+    "task.thresholds": 0.5,
+    "task.entity_bound": 4.0,
     "training.schedule": "constant",
     "training.warmup_rounds": 0,
     "training.compression": "none",
@@ -213,7 +216,8 @@ def _evaluation_asked(plan: Plan, admission: Admission, site: Site) -> str:
     often = "round" if plan.evaluation.every == 1 else f"{plan.evaluation.every} rounds"
     text = (
         f"{_evaluations(plan.num_evaluations)}, after every {often}: counts of kind {wanted} "
-        f"({RELEASES[wanted]}) on the units that are not trained on"
+        f"({release_words(plan, wanted)}) on "
+        + ("all of its units" if admission.evaluate_only else "the units that are not trained on")
     )
     if admission.event is not None and admission.evaluation is None:
         text += (

@@ -45,17 +45,16 @@ def flows(plan: Plan, admission: Admission, site: Site, *, update_bytes: int | N
     if admission.evaluate_only:  # no update leaves
         found.clear()
     if evaluation is not None:
-        cells = task_of(plan.task).num_cells(evaluation.release)
-        words, most = RELEASES, "at most 1 in all"
+        cells, words = task_of(plan.task).num_cells(evaluation.release), release_words(plan, evaluation.release)
+        most = "at most 1 in all"
         if plan.task.kind == "multilabel":
-            words, most = LABEL_RELEASES, "a vector of length at most 1"
+            most = "a vector of length at most 1"
         if plan.task.kind == "tokens":
-            words = ENTITY_RELEASES
             most = f"the mean of its records' counts, over {plan.task.entity_bound:g} and clipped to length 1"
         found.append(
             Flow(
                 "the evaluation counts",
-                f"{cells:,} float32 cells ({words[evaluation.release]}); each validation {event.unit} adds {most}, and "
+                f"{cells:,} float32 cells ({words}); each validation {event.unit} adds {most}, and "
                 f"Gaussian noise of deviation {evaluation.noise_multiplier:g} is on each cell",
                 f"{4 * cells:,} bytes",
                 f"once an evaluation, at most {admission.num_evaluations} times",
@@ -97,6 +96,12 @@ def flows(plan: Plan, admission: Admission, site: Site, *, update_bytes: int | N
             "with every message; heartbeats have the envelope alone",
         ),
     ]
+
+
+def release_words(plan: Plan, release: str) -> str:
+    """What the cells of a release say under the plan's task."""
+    words = {"multilabel": LABEL_RELEASES, "tokens": ENTITY_RELEASES}.get(plan.task.kind, RELEASES)
+    return words[release]
 
 
 _COMPRESSED: dict[Compression, str] = {

@@ -178,7 +178,7 @@ def _means(statement: "Statement") -> list[str]:
         whose = f"{noun}s that do not train" if statement.rounds else f"{noun}s"
         lines.append(
             f"Up to {part.evaluations:,} times the {whose} were counted: {_METRICS[part.release]}"
-            f". A {noun} counts for at most 1 in all, and "
+            f". What a {noun} adds to all counts together has length at most 1, and "
             + (
                 f"noise of deviation {part.noise_multiplier:g} was added to every count."
                 if part.noise_multiplier > 0

@@ -70,6 +70,27 @@ def test_evaluations_are_named_with_their_bytes_and_errors(release: Release) -> 
     assert f"at most {0.5 / math.sqrt(200):.2g}" in text
 
 
+@pytest.mark.parametrize("release", ["accuracy", "per_class"])
+def test_counts_of_codes_and_of_entities_are_told_as_such(release: Release) -> None:
+    """In what is asked as in what leaves: neither is how many records are right and how many wrong."""
+    plain, found = evaluating_plan(release), dict[str, str]()
+    for kind, pooling in (("multilabel", plain.model.pooling), ("tokens", "none")):
+        plan = edit(plain, task={"kind": kind}, model={"pooling": pooling})
+        found[kind] = _words(plan, _evaluated(release), member={"release": ["update", release]})
+        assert "how many are right and how many wrong" not in found[kind]
+    words = {"accuracy": ("over all labels together, how often", "over all types together, how many entities")}
+    told = words.get(release, ("the same for each label", "the same for each type"))
+    assert [text.count(part) for part, text in zip(told, found.values(), strict=True)] == [2, 2]
+
+
+def test_keys_that_a_plan_leaves_out_are_told_as_what_they_mean() -> None:
+    plain = edit(make_plan(), task={"kind": "tokens"}, model={"pooling": "none"})
+    assert changes(plain, edit(plain, task={"entity_bound": 8.0}))[0] == "task.entity_bound: 4.0 → 8.0"
+    assert (
+        changes(make_plan(), edit(make_plan(), task={"label_smoothing": 0.1}))[0] == "task.label_smoothing: 0.0 → 0.1"
+    )
+
+
 def test_lora_from_a_later_layer_on_is_told_and_so_is_its_change() -> None:
     plain = edit(make_plan(), method={"kind": "fedavg"})
     upper = edit(plain, lora={"first_layer": 3})

@@ -7,10 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from privet.client.audit import audit_path
 from privet.client.describe import asked, costs, describe
 from privet.client.flows import flows
 from privet.client.ledger import Ledger
 from privet.client.policy import Admission, admit, recheck, statement_for
+from privet.common.audit_log import read
+from privet.common.audit_log.entries import Approved
 from privet.common.config import Plan, Site
 from privet.common.errors import Code, RefusedError
 from privet.common.messages import COUNTS
@@ -182,8 +185,17 @@ def test_the_operator_reads_that_nothing_is_trained(tmp_path: Path, plan: Plan) 
     assert "training: none" in costs(plan, admission, site)
     assert next(flow.name for flow in flows(plan, admission, site, update_bytes=99)) == "the evaluation counts"
     assert "over about 50 validation units" in text
+    assert "on all of its units" in text
+    assert "not trained on" not in text
     assert statement_for(admission, site, plan).rounds == 0
     recheck(plan, admission, site, _nothing())
+
+
+def test_the_audit_log_says_that_no_round_was_approved(bench: Bench) -> None:
+    bench.offer()
+    (entry,) = [line.entry() for line in read(audit_path(bench.path)).lines if line.entry().kind == "approved"]
+    assert isinstance(entry, Approved)
+    assert (entry.rounds, entry.evaluations) == (0, 2)
 
 
 def test_a_ledger_that_fell_behind_charges_no_round_of_it(bench: Bench) -> None:
