@@ -166,6 +166,6 @@ def _parts(coded: Coded) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     if len(coded.data) != coded_bytes(coded.kind, num_values):
         raise WireError("The coded arrays do not fill the listed shapes.")
     num_blocks = -(-num_values // BLOCK)
-    scales = np.frombuffer(coded.data, "<f4", num_blocks).astype(np.float64)
     codes = np.frombuffer(coded.data, "<f2" if coded.kind == "fp16" else "i1", num_values, 4 * num_blocks)
-    return scales, codes.astype(np.float64)
+    with np.errstate(invalid="ignore"):  # whoever sent a signalling nan is refused for it, without a word from numpy
+        return np.frombuffer(coded.data, "<f4", num_blocks).astype(np.float64), codes.astype(np.float64)

@@ -94,9 +94,10 @@ class SingleWindows:
     """Units of one window each: g_u is its row, and ‖g_u‖² = ‖LoRA's part‖² + ‖δ‖² (‖x‖² + 1).
 
     Sums are float64, and an owner's is a function of its own units. A norm is the float64 norm of float32 norms of
-    blocks of 256 values: too small by a part in 60,000 at most, which the trainer's margin of a thousandth covers. What
-    holds for `Outer` holds for the head: n clipped terms, added in whatever order, are off by at most about
-    n² 2^-53 C.
+    blocks of 256 values: too small by a part in 60,000 at most, which the trainer's margin of a thousandth covers, but
+    for values below 1e-18, which may count as none: a million of them are far shorter than the least clip norm, 1e-3. A
+    norm that overflows is infinite, and its unit adds zero. What holds for `Outer` holds for the head: n clipped terms,
+    added in whatever order, are off by at most about n² 2^-53 C.
     """
 
     def __init__(self, passed: Passed, members: Members, layout: Layout) -> None:
