@@ -16,7 +16,6 @@ from privet.client.unit_gradients import Members, Rows, UnitGradients
 from privet.common.examples import Integers
 
 _AT_ONCE = 2_000_000  # values of rows in float64
-_BLOCK = 256  # values whose norm is computed in float32
 
 
 @dataclass(frozen=True)
@@ -93,11 +92,8 @@ class _Parted:
 class SingleWindows:
     """Units of one window each: g_u is its row, and ‖g_u‖² = ‖LoRA's part‖² + ‖δ‖² (‖x‖² + 1).
 
-    Sums are float64, and an owner's is a function of its own units. A norm is the float64 norm of float32 norms of
-    blocks of 256 values: too small by a part in 60,000 at most, which the trainer's margin of a thousandth covers, but
-    for values below 1e-18, which may count as none: a million of them are far shorter than the least clip norm, 1e-3. A
-    norm that overflows is infinite, and its unit adds zero. What holds for `Outer` holds for the head: n clipped terms,
-    added in whatever order, are off by at most about n² 2^-53 C.
+    All in float64, and an owner's sum is a function of its own units. What holds for `Outer` holds for the head: n
+    clipped terms, added in whatever order, are off by at most about n² 2^-53 C.
     """
 
     def __init__(self, passed: Passed, members: Members, layout: Layout) -> None:
@@ -148,8 +144,5 @@ class SingleWindows:
 
 def _norms(rows: Tensor) -> Tensor:
     """float64 [N], of rows float32 [N, Q]."""
-    whole = rows.shape[1] // _BLOCK * _BLOCK
-    blocks = torch.linalg.vector_norm(rows[:, :whole].unflatten(1, (-1, _BLOCK)), dim=2)
-    rest = torch.linalg.vector_norm(rows[:, whole:], dim=1, keepdim=True)
-    norms: Tensor = torch.linalg.vector_norm(torch.cat([blocks, rest], 1), dim=1, dtype=torch.float64)
-    return norms
+    step = max(1, _AT_ONCE // max(1, rows.shape[1]))
+    return torch.cat([torch.linalg.vector_norm(part, dim=1, dtype=torch.float64) for part in rows.split(step)])

@@ -704,13 +704,6 @@ MUTANTS = (
         FUSED,
     ),
     Mutant(
-        "fused: the clip norm leaves the last values out",
-        "client/fused/sums.py",
-        "torch.cat([blocks, rest], 1)",
-        "blocks",
-        BOUNDS + FUSED,
-    ),
-    Mutant(
         "passes: owners stand in the order in which windows were asked for",
         "common/passes.py",
         "owners=None if owners is None else owners[chosen],",
