@@ -162,6 +162,11 @@ class TokenExamples:
         stored = self._row[windows]
         return self._ids[bucket][stored], np.arange(self.buckets[bucket]) < self._lengths[bucket][stored, None]
 
+    def tagged(self, bucket: int, windows: Integers) -> Integers | None:
+        """The targets of the pieces of windows that this bucket holds, [windows, T]; None where records are labelled
+        as a whole."""
+        return self._tags[bucket][self._row[windows]].astype(np.int64) if self._tags else None
+
     def placed(self, windows: Integers, rows: Integers, num_rows: int) -> tuple[Tensor, Tensor]:
         """Labels and weights [num_rows] with these windows' in these rows; those of dummies elsewhere."""
         return _placed(self.labels[self.windows.record[windows]], rows, num_rows)
@@ -179,10 +184,11 @@ class TokenExamples:
         blank = (torch.from_numpy(ids[0].copy()), torch.from_numpy(mask[0].copy()))
         ids[rows], mask[rows] = self.padded(bucket, windows)
         labels, weights = self.placed(windows, rows, num_rows)
-        if self._tags:
-            tags = np.full((num_rows, length), NO_TAG, np.int64)
-            tags[rows] = self._tags[bucket][self._row[windows]]
-            labels = torch.from_numpy(tags)
+        tags = self.tagged(bucket, windows)
+        if tags is not None:
+            targets = np.full((num_rows, length), NO_TAG, np.int64)
+            targets[rows] = tags
+            labels = torch.from_numpy(targets)
         return Batch((torch.from_numpy(ids), torch.from_numpy(mask)), labels, weights, places, rows, blank)
 
     def for_inference(self) -> Iterator[Batch]:

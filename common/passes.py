@@ -14,6 +14,7 @@ from torch import Tensor
 
 from privet.common.batch import Batch
 from privet.common.examples import Integers, TokenExamples
+from privet.common.tasks.targets import NO_TAG
 
 
 @dataclass(frozen=True)
@@ -42,31 +43,34 @@ class Pass:
     mask: Tensor  # int64 [M]
     positions: Tensor  # int64 [M], of a token in its row
     segments: tuple[Segment, ...]
-    labels: Tensor  # int64 [R]
-    weights: Tensor  # float32 [R], 0 or 1
+    labels: Tensor  # int64 [R], or float32 [R, L] of 0 and 1; where there are tags, of no meaning
+    weights: Tensor  # float32 [R], 0 or 1; with tags a window's share
     places: Integers
     rows: Integers
     owners: Integers | None  # [R], which of several sites a row belongs to
     capacity: int
     blank: int | None  # id of a dummy's token; None where a failure is to be raised
+    tags: Tensor | None = None  # int64 [M], NO_TAG where no loss is counted; None where rows are labelled as a whole
 
     @classmethod
     def of(cls, batch: Batch) -> "Pass":
         """The pass of a batch, of whose rows all are of one length."""
         ids, mask = batch.inputs
         num_rows, length = ids.shape
+        per_token = batch.labels.ndim == 2 and not batch.labels.is_floating_point()
         return cls(
             ids=ids.reshape(-1),
             mask=mask.reshape(-1),
             positions=torch.arange(length).repeat(num_rows),
             segments=(Segment(length, 0, slice(0, num_rows)),),
-            labels=batch.labels,
+            labels=torch.zeros(num_rows, dtype=torch.int64) if per_token else batch.labels,
             weights=batch.weights,
             places=batch.places,
             rows=batch.rows,
             owners=batch.owners,
             capacity=num_rows,
             blank=None if batch.blank is None else int(batch.blank[0][0]),
+            tags=batch.labels.reshape(-1) if per_token else None,
         )
 
     def starts(self) -> Integers:
@@ -85,8 +89,18 @@ class Pass:
             ids[own], mask[own] = self.ids[own], self.mask[own]
             labels, weights = torch.zeros_like(self.labels), torch.zeros_like(self.weights)
             labels[row], weights[row] = self.labels[row], self.weights[row]
+            tags = None if self.tags is None else torch.full_like(self.tags, NO_TAG)
+            if tags is not None and self.tags is not None:
+                tags[own] = self.tags[own]
             yield replace(
-                self, ids=ids, mask=mask, labels=labels, weights=weights, places=np.array([place]), rows=np.array([row])
+                self,
+                ids=ids,
+                mask=mask,
+                labels=labels,
+                weights=weights,
+                places=np.array([place]),
+                rows=np.array([row]),
+                tags=tags,
             )
 
 
@@ -107,6 +121,7 @@ def mixed(data: TokenExamples, windows: Integers, num_tokens: int, owners: Integ
 def _pass(data: TokenExamples, windows: Integers, chosen: Integers, num_tokens: int, owners: Integers | None) -> Pass:
     ids = np.full(num_tokens, data.pad, np.int64)
     mask, positions = np.zeros(num_tokens, np.int64), np.zeros(num_tokens, np.int64)
+    tags = None
     found, start, row = [], 0, 0
     of_chosen = data.bucket_of[windows[chosen]]
     for bucket in np.unique(of_chosen).tolist():
@@ -116,6 +131,10 @@ def _pass(data: TokenExamples, windows: Integers, chosen: Integers, num_tokens: 
         own_ids, own_mask = data.padded(bucket, mine)
         ids[tokens], mask[tokens] = own_ids.reshape(-1), own_mask.reshape(-1)
         positions[tokens] = np.tile(np.arange(length), len(mine))
+        own_tags = data.tagged(bucket, mine)
+        if own_tags is not None:
+            tags = np.full(num_tokens, NO_TAG, np.int64) if tags is None else tags
+            tags[tokens] = own_tags.reshape(-1)
         found.append(segment)
         start, row = tokens.stop, segment.rows.stop
     rows = np.arange(len(chosen))
@@ -132,4 +151,5 @@ def _pass(data: TokenExamples, windows: Integers, chosen: Integers, num_tokens: 
         owners=None if owners is None else owners[chosen],
         capacity=num_tokens // data.buckets[0],
         blank=data.pad,
+        tags=None if tags is None else torch.from_numpy(tags),
     )

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from privet.common.alignment import NO_WORD, Aligned, align
-from privet.common.batch import Batch
 from privet.common.config.task import TaskSpec
 from privet.common.examples import Integers, TokenExamples
 from privet.common.grouping import Units, Windows
@@ -86,24 +86,15 @@ class TaggedExamples(TokenExamples):
         """Of windows [rows] of these records, and of their pieces' words [rows, length]."""
         return self.tags.at(np.broadcast_to(records[:, None], words.shape), words)
 
-    def _batch(
-        self, bucket: int, length: int, windows: Integers, places: Integers, rows: Integers, num_rows: int
-    ) -> Batch:
-        batch = super()._batch(bucket, length, windows, places, rows, num_rows)
-        record = self.windows.record[windows]
-        targets = np.full((num_rows, length), NO_TAG, np.int64)
-        targets[rows] = self._targets(record, self.words[bucket][self._row[windows]])
+    def tagged(self, bucket: int, windows: Integers) -> Integers:
+        return self._targets(self.windows.record[windows], self.words[bucket][self._row[windows]])
+
+    def placed(self, windows: Integers, rows: Integers, num_rows: int) -> tuple[Tensor, Tensor]:
+        labels, _ = super().placed(windows, rows, num_rows)
         weights = np.zeros(num_rows, np.float32)
-        weights[rows] = np.where(self.labels[record] == UNKNOWN, 0.0, self._weights[windows])
-        return Batch(
-            batch.inputs,
-            torch.from_numpy(targets),
-            torch.from_numpy(weights),
-            batch.places,
-            batch.rows,
-            batch.blank,
-            batch.owners,
-        )
+        known = self.labels[self.windows.record[windows]] != UNKNOWN
+        weights[rows] = np.where(known, self._weights[windows], 0.0)
+        return labels, torch.from_numpy(weights)
 
     def words_of(self, window: int) -> NDArray[np.int32]:
         """The word that each place of a window stands for, [padded length]."""

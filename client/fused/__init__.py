@@ -1,6 +1,7 @@
 """The fused gradient engine: a frozen BERT, LoRA and head whose backward pass emits per-window gradients.
 
-weights.py     the frozen numbers; projection.py attention with LoRA, per-row gradients; encoder.py the forward pass
+weights.py     the frozen numbers; attention.py attention with LoRA, per-row gradients; encoder.py the forward pass
+heads.py       the last layer on features or on every token, and its gradients; judging.py what it says of tokens
 factors.py     which flat weights are which factor, for each of K sites; sums.py clipped sums without whole rows
 engine.py      `FusedEngine`, for one site or K in one pass; build.py which plans it covers, and a site's own engine
 """

@@ -17,7 +17,6 @@ from privet.common.examples import TRAINING_ROWS, Examples, Integers, TokenExamp
 from privet.common.layout import adapter_spec
 from privet.common.model import Classifier
 from privet.common.precision import Precision
-from privet.common.tasks.base import task_of
 from privet.common.weights import BaseWeights, stored_arrays
 
 _LEAST_ROWS = 4
@@ -28,8 +27,6 @@ def covers(plan: Plan, folder: Path) -> str | None:
 
     Raises: ModelError.
     """
-    if task_of(plan.task).per_token:
-        return "its task labels tokens"
     architecture = read_architecture(folder)
     if architecture.kind != "bert":
         return f"the base is of type {architecture.kind!r}, not 'bert'"

@@ -19,6 +19,8 @@ from privet.client.flat_engine import Loss
 from privet.client.fused.attention import Factors
 from privet.client.fused.encoder import Encoder
 from privet.client.fused.factors import Layout, Weights
+from privet.client.fused.heads import of_logits, tokens_back
+from privet.client.fused.judging import read_pieces
 from privet.client.fused.sums import Passed, by_own_windows
 from privet.client.fused.weights import Bert
 from privet.client.unit_gradients import Members, UnitGradients, Whole, add_shares, zero_unless_finite
@@ -73,9 +75,8 @@ class FusedEngine:
         self.max_windows = max(rows, HELD_ROWS // trainable.size)
         self._flat = nn.Parameter(torch.zeros(num_sites, trainable.size, device=base.device))
         self._frozen: dict[str, Tensor] = {}
-        self._layout = Layout(whole, trainable, len(base.layers))
+        self._layout = Layout(whole, trainable, len(base.layers), per_token=shape.pooling == "none")
         self.num_labels = self._layout.head.shape[0]
-        self.first_layer = self._layout.first_layer
 
     def parameters(self) -> Sequence[nn.Parameter]:
         return [self._flat]
@@ -146,10 +147,11 @@ class FusedEngine:
         return Passed(lora, delta, inputs, np.arange(len(lora))).rows(self._layout)
 
     def _tables(self, num_rows: int) -> list[Tensor]:
-        """For LoRA's rows [N, Q], δ [N, L] and x [N, d]."""
+        """For LoRA's rows [N, Q], δ [N, L] and x [N, d]; of a head that reads tokens, all is in the rows."""
+        factors = (0, 0) if self._layout.per_token else self._layout.head.shape
         return [
             torch.empty(num_rows, width + _ODD, device=self._base.device)[:, :width]
-            for width in (self._layout.num_lora, *self._layout.head.shape)
+            for width in (self._layout.width, *factors)
         ]
 
     def _fill(self, tables: Sequence[Tensor], given: Pass, weights: Weights) -> None:
@@ -183,25 +185,22 @@ class FusedEngine:
 
     def _pass(self, given: Pass, weights: Weights, tables: Sequence[Tensor]) -> None:
         """One pass forward and back; what it leaves goes into `tables`: LoRA's rows, δ, x."""
-        device, scale = self._base.device, self._shape.feature_scale
+        device, scale, first = self._base.device, self._shape.feature_scale, self._layout.first_layer
         owners = None if given.owners is None else torch.from_numpy(given.owners).to(device)
         met = weights.met(owners, tables[0])
         with torch.no_grad():
             encoder = Encoder(self._base, given, met.layers, self._shape.pooling)
-            hidden = encoder.forward(self.first_layer)
-            read = encoder.features(hidden, scale)
-        delta = self._delta(met.logits(read), given.labels.to(device), given.weights.to(device))
-        with torch.no_grad():
-            encoder.back(encoder.features_back(met.through_head(delta), read, hidden, scale), self.first_layer)
-        tables[1].copy_(delta)
-        tables[2].copy_(read)
-
-    def _delta(self, logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-        """∂ loss / ∂ logits of every row, [N, L]."""
-        with torch.enable_grad():
-            logits.requires_grad_(True)
-            (delta,) = torch.autograd.grad(self._loss(logits, labels, weights).sum(), logits)
-        return delta
+            hidden = encoder.forward(first)
+            if self._layout.per_token:
+                of_hidden = tokens_back(hidden, given, met, self._loss, self._layout.head_outputs(tables[0]))
+            else:
+                read = encoder.features(hidden, scale)
+                delta = of_logits(self._loss, met.logits(read), given.labels.to(device), given.weights.to(device))
+                of_hidden = encoder.features_back(met.through_head(delta), read, hidden, scale)
+                tables[1].copy_(delta)
+                tables[2].copy_(read)
+            if first is not None:
+                encoder.back(of_hidden, first)
 
     def logits(self, data: TokenExamples, windows: Integers) -> Tensor:
         """Of each window, float32 [windows, L], under the first site's weights; nan for one that cannot be computed."""
@@ -215,6 +214,10 @@ class FusedEngine:
             for given in mixed(data, windows, self.num_tokens):
                 fill(table, given, outputs, torch.nan)
         return table
+
+    def pieces(self, data: TokenExamples, windows: Integers) -> Iterator[tuple[int, Floats]]:
+        """What a head that reads tokens says of each window, as `common.tagging` counts it, by the window's place."""
+        return read_pieces(self._base, self._weights().met(None), data, windows, self.num_tokens)
 
     def _weights(self) -> Weights:
         return Weights(self._layout, self._flat.detach(), self._frozen, self._shape.lora_scale)

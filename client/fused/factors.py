@@ -30,11 +30,12 @@ class Layout:
 
     A window's gradient of the LoRA factors is kept as one row of Q values: for each layer first the A of all its
     targets, [m r, d], then their Bᵀ, [r, d] each, as the backward pass makes them. `places` [Q] says where in the
-    flat vector [P] each belongs.
+    flat vector [P] each belongs. per_token: the head reads every token, so that its gradient is no single outer
+    product; it stands at the end of the row, weight [L, d] and bias [L].
     Raises: ValueError where of one layer the A, or the B, of some targets is trained and that of others is not.
     """
 
-    def __init__(self, whole: AdapterSpec, trainable: AdapterSpec, num_layers: int) -> None:
+    def __init__(self, whole: AdapterSpec, trainable: AdapterSpec, num_layers: int, *, per_token: bool = False) -> None:
         sizes = [entry.size for entry in trainable.entries]
         self.size = trainable.size
         self.columns = dict(zip(trainable.names, np.cumsum([0, *sizes[:-1]]).tolist(), strict=True))
@@ -47,12 +48,11 @@ class Layout:
             ]
             for layer in range(num_layers)
         ]
-        self.first_layer = min(layer for layer, pairs in enumerate(self.layers) if pairs)
         head = {len(entry.shape): entry for entry in whole.entries if entry.role is Role.HEAD}
         self.head, self.head_bias = head[2], head[1]
         self._starts: list[tuple[int | None, list[int]]] = []  # of each layer in a row: its A, and each target's Bᵀ
         places: list[Integers] = []
-        self.num_lora = 0
+        self.width = 0  # Q
         for pairs in self.layers:
             down = self._append(places, [self._of(pair.down) for pair in pairs])
             starts = [self._append(places, [np.ascontiguousarray(self._of(pair.up).T)]) for pair in pairs]
@@ -60,10 +60,19 @@ class Layout:
             self._starts.append((down, ups))
             if any(self.trains(pair.down) != (down is not None) for pair in pairs) or len(ups) not in (0, len(pairs)):
                 raise ValueError("Expected a layer's A to be trained for all targets or for none, and its B likewise.")
+        trained = [layer for layer, (down, ups) in enumerate(self._starts) if down is not None or ups]
+        self.first_layer = min(trained, default=None)  # whose factors are trained; None: the head alone is
+        self.per_token, self._heads = per_token, {}
+        if per_token:
+            self._heads = {e.name: self._append(places, [self._of(e)]) for e in (self.head, self.head_bias)}
         self.places = np.concatenate([np.zeros(0, np.int64), *places])
 
     def trains(self, entry: Entry) -> bool:
         return entry.name in self.columns
+
+    def factored(self, entry: Entry) -> bool:
+        """Whether a window's gradient of a head's array is held as δ and x."""
+        return self.trains(entry) and not self.per_token
 
     def view(self, flat: Tensor, entry: Entry) -> Tensor:
         """An array's columns of [rows, P], as [rows, *shape]; a view."""
@@ -83,6 +92,15 @@ class Layout:
         ]
         return of_down, of_ups
 
+    def head_outputs(self, table: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Where a head that reads tokens leaves its gradients in a table [N, Q]: weight [N, L, d], bias [N, L]; None
+        where it is not trained."""
+        weight, bias = (
+            None if start is None else table[:, start : start + entry.size].view(len(table), *entry.shape)
+            for entry, start in ((entry, self._heads[entry.name]) for entry in (self.head, self.head_bias))
+        )
+        return weight, bias
+
     def _of(self, entry: Entry) -> Integers:
         """The array's places in the flat vector, of its shape; none where it is not trained."""
         if not self.trains(entry):
@@ -91,10 +109,10 @@ class Layout:
         return np.arange(start, start + entry.size).reshape(entry.shape)
 
     def _append(self, places: list[Integers], arrays: Sequence[Integers]) -> int | None:
-        start, found = self.num_lora, [array.reshape(-1) for array in arrays]
+        start, found = self.width, [array.reshape(-1) for array in arrays]
         size = sum(len(part) for part in found)
         places += found
-        self.num_lora += size
+        self.width += size
         return start if size else None
 
 
@@ -154,6 +172,20 @@ class Met:
         """[N, L] of features [N, d]. Row by row: in one product of few columns a row's place would show."""
         weight = self.head.expand(len(inputs), -1, -1)
         return torch.baddbmm(self.bias.expand(len(inputs), -1).unsqueeze(2), weight, inputs.unsqueeze(2)).squeeze(2)
+
+    def logits_of_tokens(self, rows: slice, inputs: Tensor) -> Tensor:
+        """[n, T, L] of the hidden states [n, T, d] of some rows, each row by itself."""
+        weight, bias = self._head_of(rows, len(inputs))
+        return torch.baddbmm(bias.unsqueeze(1), inputs, weight.transpose(1, 2))
+
+    def tokens_through_head(self, rows: slice, delta: Tensor) -> Tensor:
+        """∂ loss / ∂ hidden states [n, T, d] of ∂ loss / ∂ logits [n, T, L] of some rows."""
+        return torch.bmm(delta, self._head_of(rows, len(delta))[0])
+
+    def _head_of(self, rows: slice, count: int) -> tuple[Tensor, Tensor]:
+        """Weight [n, L, d] and bias [n, L] of some rows."""
+        weight, bias = (part if len(part) == 1 else part[rows] for part in (self.head, self.bias))
+        return weight.expand(count, -1, -1), bias.expand(count, -1)
 
     def through_head(self, delta: Tensor) -> Tensor:
         """∂ loss / ∂ features [N, d] of ∂ loss / ∂ logits [N, L]."""

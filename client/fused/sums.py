@@ -1,5 +1,5 @@
 """Units' gradients as a pass of the fused engine leaves them: a row of LoRA gradients for each window, and of the head
-only δ and x, whose outer product they would be.
+only δ and x, whose outer product they would be. Where the head reads tokens its gradients are in the row too.
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,8 @@ _AT_ONCE = 2_000_000  # values of rows in float64
 
 @dataclass(frozen=True)
 class Passed:
-    """What passes left: `lora` [N, Q], `delta` [N, L] and `inputs` [N, d], float32; window i lies in row order[i]."""
+    """What passes left: `lora` [N, Q], `delta` [N, L] and `inputs` [N, d], float32; window i lies in row order[i]. With
+    a head that reads tokens, δ and x have no columns."""
 
     lora: Tensor
     delta: Tensor
@@ -47,9 +48,9 @@ class Passed:
         rows = torch.empty(len(order), layout.size)
         rows[:, torch.from_numpy(layout.places)] = self.lora[order]
         delta, inputs = self.delta[order], self.inputs[order]
-        if layout.trains(layout.head):
+        if layout.factored(layout.head):
             torch.mul(delta.unsqueeze(2), inputs.unsqueeze(1), out=layout.view(rows, layout.head))
-        if layout.trains(layout.head_bias):
+        if layout.factored(layout.head_bias):
             layout.view(rows, layout.head_bias).copy_(delta)
         return rows
 
@@ -99,7 +100,7 @@ class SingleWindows:
     def __init__(self, passed: Passed, members: Members, layout: Layout) -> None:
         self._passed, self._members, self._layout = passed.without_what_is_not_finite(), members, layout
         self._lora_places = torch.from_numpy(layout.places)
-        self._trains = layout.trains(layout.head), layout.trains(layout.head_bias)
+        self._trains = layout.factored(layout.head), layout.factored(layout.head_bias)
 
     def norms(self) -> Tensor:
         found = self._passed
@@ -117,7 +118,7 @@ class SingleWindows:
         members, found, layout = self._members, self._passed, self._layout
         total = torch.zeros(members.num_owners, layout.size, dtype=torch.float64)
         of_windows = factors[torch.from_numpy(members.slots)]
-        lora = torch.zeros(members.num_owners, layout.num_lora, dtype=torch.float64)
+        lora = torch.zeros(members.num_owners, layout.width, dtype=torch.float64)
         for owner, start, end in self._parts():
             rows, scale = torch.from_numpy(found.order[start:end]), of_windows[start:end]
             lora[owner] += scale @ found.lora[rows].double()

@@ -4,6 +4,7 @@ A worker that builds this imports neither transformers nor peft, opacus or datas
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,8 @@ from privet.common.methods import adjustment, method_for
 from privet.common.precision import usable_device, usable_precision
 from privet.common.privacy.noise import SeededNoise
 from privet.common.schedule import learning_rate
+from privet.common.tagged import TaggedExamples, TagTable
+from privet.common.tagging import counted
 from privet.common.tasks.base import task_of
 from privet.simulations.engines.store import Part, Store
 from privet.simulations.engines.work import Recipe, Run
@@ -42,13 +45,15 @@ class FusedWork:
         self._base = frozen_base(plan, base, precision, device)
         self._shape = shape_of(plan)
         self._held: dict[str, Floats] = dict(initial_adapter(spec, plan.method.seed))
-        self._frozen_features = self._method.frozen_features(spec)
+        self._frozen_features = self._method.frozen_features(spec) and not self._task.per_token
         way = "last layer, float64" if self._frozen_features else "fused, sites side by side"
         self.words = f"{way}; {words}" + (" on CUDA" if device == "cuda" else "")
         nobody = Units(np.zeros(len(store.labels), np.int64), 1)
         windows = Windows(np.diff(store.record_start))
-        self._tokens = TokenExamples.of(
-            store.ids, store.window_start, store.labels, nobody, plan.task.buckets, store.pad, windows
+        self._tokens = (
+            TokenExamples.of(store.ids, store.window_start, store.labels, nobody, plan.task.buckets, store.pad, windows)
+            if store.words is None
+            else _tagged(store, nobody, plan.task.buckets, windows)
         )
         self._run: Run | None = None
 
@@ -134,7 +139,8 @@ class FusedWork:
         return FeatureExamples(features, store.labels[rows], units, Windows(counts))
 
     def _logits(self, arrays: Floats, rows: Integers) -> Floats:
-        """Of these records, float32 [N, L]: the mean over a record's windows."""
+        """Of these records, float32 [N, L]: the mean over a record's windows. Of a task that labels tokens the rows of
+        `common.tagging.entity_table`."""
         windows, counts = self._tokens.windows.of(rows)
         named = self.spec.unflatten(arrays)
         if self._frozen_features:
@@ -147,6 +153,9 @@ class FusedWork:
         else:
             engine = FusedEngine(self._base, self.spec, self.spec, self._shape, self._task.per_example_loss)
             engine.adopt(named)
+            if isinstance(self._tokens, TaggedExamples):
+                pieces = engine.pieces(self._tokens, windows)
+                return counted(self._tokens, rows, pieces, len(self._plan.task.labels))
             found = engine.logits(self._tokens, windows)
         return Windows(counts).mean(found)
 
@@ -162,3 +171,15 @@ def _by_unit(part: Part, site: int) -> tuple[Integers, Integers]:
     order = np.argsort(units, kind="stable")
     start = np.searchsorted(units[order], np.arange(num_units + 1)).astype(np.int64)
     return rows[order].astype(np.int64), start
+
+
+def _tagged(store: Store, units: Units, buckets: Sequence[int], windows: Windows) -> TaggedExamples:
+    """All of a store whose words have tags."""
+    assert store.words is not None
+    assert store.tags is not None
+    assert store.tag_start is not None
+    ids, words = (
+        [flat[start:end] for start, end in pairwise(store.window_start.tolist())] for flat in (store.ids, store.words)
+    )
+    tags = TagTable(store.tags, store.tag_start)
+    return TaggedExamples(ids, words, tags, store.labels, units, buckets, store.pad, windows)

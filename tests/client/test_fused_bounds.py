@@ -247,7 +247,7 @@ def test_part_of_a_layers_factors_is_no_layout() -> None:
     for some in (entries[:1], entries[3:], [*entries[:2], entries[2]]):
         with pytest.raises(ValueError, match="for all targets or for none"):
             Layout(whole, AdapterSpec(tuple(some)), 1)
-    assert Layout(whole, AdapterSpec(tuple(entries[:2])), 1).num_lora == 12
+    assert Layout(whole, AdapterSpec(tuple(entries[:2])), 1).width == 12
 
 
 def test_what_a_method_adjusts_is_noised_already(trainer: RoundTrainer, base: Path) -> None:
