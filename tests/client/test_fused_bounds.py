@@ -43,17 +43,20 @@ def spec_of(*, head: bool = True, bias: bool = True) -> AdapterSpec:
 
 
 @few
-@given(data=st.data(), head=st.booleans(), bias=st.booleans())
-def test_no_unit_adds_more_than_the_clip_norm_whatever_its_windows_give(data: Any, head: bool, bias: bool) -> None:
+@given(data=st.data(), head=st.booleans(), bias=st.booleans(), per_token=st.booleans())
+def test_no_unit_adds_more_than_the_clip_norm_whatever_its_windows_give(
+    data: Any, head: bool, bias: bool, per_token: bool
+) -> None:
     """Overflow, NaN and denormals in LoRA's rows, δ and x, units of one window and of several: each unit's clipped part
     is finite, of norm at most C, and the same to the last bit without any other unit."""
-    layout = Layout(spec_of(), spec_of(head=head, bias=bias), 1)
+    layout = Layout(spec_of(), spec_of(head=head, bias=bias), 1, per_token=per_token)
     counts = np.array(data.draw(st.lists(st.integers(0, 3), min_size=1, max_size=5)))
     slots = np.repeat(np.arange(len(counts)), counts)
-    values = st.lists(st.sampled_from(VALUES), min_size=17, max_size=17)
-    rows = torch.tensor(data.draw(st.lists(values, min_size=len(slots), max_size=len(slots)))).reshape(-1, 17)
-    parts = rows[:, :12].contiguous(), rows[:, 12:14].contiguous(), rows[:, 14:].contiguous()
-    passed = Passed(*parts, np.arange(len(slots)))
+    widths = (layout.width, 0, 0) if per_token else (12, 2, 3)
+    assert layout.width == 12 + (6 * head + 2 * bias if per_token else 0)
+    values = st.lists(st.sampled_from(VALUES), min_size=sum(widths), max_size=sum(widths))
+    rows = torch.tensor(data.draw(st.lists(values, min_size=len(slots), max_size=len(slots)))).reshape(-1, sum(widths))
+    passed = Passed(*(part.contiguous() for part in rows.split(widths, 1)), np.arange(len(slots)))
     members = Members(np.arange(len(slots)), slots, 1.0 / np.maximum(1, counts)[slots], len(counts))
 
     def clipped(chosen: NDArray[np.bool_]) -> dict[int, list[float]]:

@@ -10,14 +10,17 @@ from hypothesis import strategies as st
 from privet.common.examples import TokenExamples
 from privet.common.grouping import Units
 from privet.common.passes import Pass, mixed
+from privet.common.tasks.targets import NO_TAG
 
 BUCKETS = (4, 6, 10)
 PAD = 0
 
 
-def examples(lengths: list[int]) -> TokenExamples:
+def examples(lengths: list[int], *, tagged: bool = False) -> TokenExamples:
+    """tagged: a piece's tag is a thousand above its id."""
     ids = [np.arange(1, n + 1, dtype=np.int32) + 20 * place for place, n in enumerate(lengths)]
-    return TokenExamples(ids, np.arange(len(ids)), Units(np.arange(len(ids)), len(ids)), BUCKETS, PAD)
+    tags = [row + 1000 for row in ids] if tagged else None
+    return TokenExamples(ids, np.arange(len(ids)), Units(np.arange(len(ids)), len(ids)), BUCKETS, PAD, tags=tags)
 
 
 @given(st.lists(st.integers(1, 10), min_size=1, max_size=30), st.integers(1, 40), st.data())
@@ -76,6 +79,19 @@ def test_alone_a_window_keeps_its_place_and_everything_else_is_nobodys() -> None
         assert set(alone.ids[others].tolist()) == {PAD}
         assert alone.mask[others].sum() == len(one.labels) - 1  # a dummy attends to its first token
         assert alone.weights.tolist() == [float(r == row) for r in range(len(one.labels))]
+
+
+@given(st.lists(st.integers(1, 10), min_size=1, max_size=30), st.integers(1, 40))
+def test_every_piece_keeps_its_tag(lengths: list[int], num_tokens: int) -> None:
+    """In a pass, in a batch, and alone, where the others have none; padding and what is left over never have."""
+    store, windows = examples(lengths, tagged=True), np.arange(len(lengths))[::-1].copy()
+    passes = list(mixed(store, windows, num_tokens))
+    passes += [Pass.of(batch) for batch in store.packed(windows, (3, 2, 2))]
+    for one in [*passes, *(alone for each in passes for alone in each.apart())]:
+        assert one.tags is not None
+        assert torch.equal(one.tags, torch.where((one.ids > PAD) & (one.mask > 0), one.ids + 1000, NO_TAG))
+        assert len(one.labels) == len(one.weights)
+    assert all((alone.tags != NO_TAG).sum() == lengths[windows[alone.places[0]]] for alone in passes[0].apart())
 
 
 def test_a_batch_is_a_pass_of_one_segment() -> None:
