@@ -189,14 +189,16 @@ def same_beside_dummies(
         blank, short = ids[:1, :1].expand_as(ids).clone(), torch.zeros_like(mask)
         short[:, 0] = 1
         blank[row], short[row] = ids[row], mask[row]
-        if not torch.equal(engine.per_row(_batch(blank, short, labels))[row], expected[row]):
+        own, weights = torch.zeros_like(labels), torch.zeros(len(ids))
+        own[row], weights[row] = labels[row], 1.0
+        if not torch.equal(engine.per_row(_batch(blank, short, own, weights))[row], expected[row]):
             return False
     return True
 
 
-def _batch(ids: Tensor, mask: Tensor, labels: Tensor) -> Batch:
+def _batch(ids: Tensor, mask: Tensor, labels: Tensor, weights: Tensor | None = None) -> Batch:
     rows = torch.arange(len(ids)).numpy()
-    return Batch((ids, mask), labels, torch.ones(len(ids)), rows, rows)
+    return Batch((ids, mask), labels, torch.ones(len(ids)) if weights is None else weights, rows, rows)
 
 
 def engine_of(classifier: Classifier, folder: Path, trainable: AdapterSpec, precision: Precision) -> SiteEngine:

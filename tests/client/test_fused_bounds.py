@@ -56,7 +56,8 @@ def test_no_unit_adds_more_than_the_clip_norm_whatever_its_windows_give(
     assert layout.width == 12 + (6 * head + 2 * bias if per_token else 0)
     values = st.lists(st.sampled_from(VALUES), min_size=sum(widths), max_size=sum(widths))
     rows = torch.tensor(data.draw(st.lists(values, min_size=len(slots), max_size=len(slots)))).reshape(-1, sum(widths))
-    passed = Passed(*(part.contiguous() for part in rows.split(widths, 1)), np.arange(len(slots)))
+    lora, delta, inputs = (part.contiguous() for part in rows.split(widths, 1))
+    passed = Passed(lora, delta, inputs, np.arange(len(slots)))
     members = Members(np.arange(len(slots)), slots, 1.0 / np.maximum(1, counts)[slots], len(counts))
 
     def clipped(chosen: NDArray[np.bool_]) -> dict[int, list[float]]:

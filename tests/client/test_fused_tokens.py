@@ -214,7 +214,7 @@ FAULTS: dict[str, Any] = {
 def test_the_self_test_sees_a_head_that_is_wrong(base: Path, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
     genuine = heads.of_logits
     monkeypatch.setattr(heads, "of_logits", lambda *given: FAULTS[fault](genuine(*given)))
-    with pytest.raises(PrivetError, match="brute force|beside it"):
+    with pytest.raises(PrivetError, match=r"brute force|beside it"):
         built.__wrapped__(base, engine="fused")
 
 

@@ -28,6 +28,7 @@ BEHIND = ("tests/client/test_ledger_behind.py", "tests/client/test_ledger_restor
 CHAIN = ("tests/client/test_ledger_chain.py",)
 FUSED = ("tests/client/test_fused.py",)
 BOUNDS = ("tests/client/test_fused_bounds.py",)
+TAGGED = ("tests/client/test_fused_tokens.py",)
 FROZEN = ("tests/common/test_frozen.py", "tests/common/test_prefix.py", "tests/client/test_engines.py")
 POLICY = ("tests/client/test_policy.py",)
 FOREIGN = ("tests/client/test_foreign_method.py",)
@@ -702,6 +703,48 @@ MUTANTS = (
         "None if self.down_out is None else self.down_out[rows]",
         "None if self.down_out is None else self.down_out[: rows.stop - rows.start]",
         FUSED,
+    ),
+    Mutant(
+        "fused: tokens of a segment meet the head of the first rows of the pass",
+        "client/fused/factors.py",
+        "part if len(part) == 1 else part[rows] for part in (self.head, self.bias)",
+        "part if len(part) == 1 else part[: rows.stop - rows.start] for part in (self.head, self.bias)",
+        TAGGED,
+    ),
+    Mutant(
+        "fused: a segment's gradients of the head are left in another's rows",
+        "client/fused/heads.py",
+        "of_weight[rows].copy_(torch.bmm(delta.transpose(1, 2), x))",
+        "of_weight[: segment.num_rows].copy_(torch.bmm(delta.transpose(1, 2), x))",
+        TAGGED,
+    ),
+    Mutant(
+        "fused: the loss of tokens is one for the segment",
+        "client/fused/heads.py",
+        "(delta,) = torch.autograd.grad(loss(logits, targets, weights).sum(), logits)",
+        "(delta,) = torch.autograd.grad(loss(logits, targets, weights).sum() ** 2, logits)",
+        TAGGED,
+    ),
+    Mutant(
+        "fused: the gradient of a head that reads tokens is that of the row's first",
+        "client/fused/heads.py",
+        "of_weight[rows].copy_(torch.bmm(delta.transpose(1, 2), x))",
+        "of_weight[rows].copy_(torch.bmm(delta[:, :1].transpose(1, 2), x[:, :1]))",
+        TAGGED,
+    ),
+    Mutant(
+        "fused: a head that reads tokens is held as features' are",
+        "client/fused/factors.py",
+        "return self.trains(entry) and not self.per_token",
+        "return self.trains(entry)",
+        TAGGED + BOUNDS,
+    ),
+    Mutant(
+        "passes: alone, a window stands beside its mates' tags",
+        "common/passes.py",
+        "torch.full_like(self.tags, NO_TAG)",
+        "self.tags.clone()",
+        ("tests/common/test_passes.py",),
     ),
     Mutant(
         "passes: owners stand in the order in which windows were asked for",

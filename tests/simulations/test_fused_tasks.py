@@ -1,6 +1,5 @@
-"""Tagged texts and texts of several labels in a simulation's workers: many sites in one pass, as one after the other."""
+"""Tagged texts and texts of several labels in a simulation's workers: many sites in one pass, as one by one."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -76,18 +75,15 @@ def test_workers_compute_for_every_task_as_sites_do(base: Path, kind: str, metho
     assert quick.logits(whole, range(3, 8)).tolist() == rows[3:].tolist()
 
 
-Told = Callable[[dict[str, Any]], None]
-
-
 def test_a_simulation_of_tagged_texts_says_that_it_is_fused(base: Path) -> None:
     """Of itself, and where it is asked for; Opacus where that is."""
-    told: list[str] = []
+    events: list[dict[str, Any]] = []
     plan, data = _plan(base, "tokens", "fedavg"), _data("tokens")
     for engine in ("auto", "fused", "opacus"):
         spec = SimulationSpec(engine=engine)
-        heard: Told = lambda event: told.append(event["gradients"]) if event["event"] == "engine" else None
-        simulate(plan, data, sites=2, epsilon=8.0, spec=spec, on_event=heard)
-    assert [text.split(",")[0] for text in told] == ["fused", "fused", "opacus"]
+        simulate(plan, data, sites=2, epsilon=8.0, spec=spec, on_event=events.append)
+    told = [event["gradients"].split(",")[0] for event in events if event["event"] == "engine"]
+    assert told == ["fused", "fused", "opacus"]
     other = _plan(tiny_base(base / "roberta", "roberta"), "tokens", "fedavg")
     with pytest.raises(ConfigError, match="roberta"):
         simulate(other, data, sites=2, epsilon=8.0, spec=SimulationSpec(engine="fused"))
