@@ -87,12 +87,16 @@ class RoundTrainer:
     def prepare(self, data: LabelledTexts) -> Examples:
         """Tokenise once; for frozen features run the base once over every record."""
         if self.task.per_token:
-            return tagged(data, self.tokenizer, self.plan.task, self.classifier.vocabulary)
-        tokens = self._tokenise(data.texts, data.labels, data.units, data.num_units)
+            tokens: TokenExamples = tagged(data, self.tokenizer, self.plan.task, self.classifier.vocabulary)
+        else:
+            tokens = self._tokenise(data.texts, data.labels, data.units, data.num_units)
         if self.frozen_features:
             return frozen_features(self.classifier, tokens)
         if self.engine_name == "opacus" and splits(self.classifier):
             return PrefixExamples(tokens, self.classifier, self._cache_bytes)
+        engine = self.engine(1)
+        if isinstance(engine, SiteEngine):
+            engine.keep_states(tokens, self._cache_bytes)
         return tokens
 
     def _tokenise(

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -21,6 +21,9 @@ from privet.common.batch import Batch
 from privet.common.grouping import Units, Windows
 from privet.common.tasks.targets import NO_TAG, Targets, known, without
 from privet.common.tasks.targets import UNKNOWN as UNKNOWN
+
+if TYPE_CHECKING:
+    from privet.common.states import States
 
 Integers = NDArray[np.int64]
 
@@ -98,7 +101,8 @@ class TokenExamples:
         windows: Windows,
         tags: NDArray[np.int32] | None,
     ) -> None:
-        self.labels, self.units, self.pad, self.windows = labels, units, pad, windows
+        self.labels, self.units, self.pad, self.windows, self.starts = labels, units, pad, windows, starts
+        self.states: States | None = None  # for the fused engine, where layers below LoRA's are computed once
         self.buckets = tuple(buckets)
         lengths = np.diff(starts)
         self.bucket_of = np.searchsorted(np.asarray(buckets), lengths)  # the shortest that holds the window

@@ -51,6 +51,8 @@ class Pass:
     capacity: int
     blank: int | None  # id of a dummy's token; None where a failure is to be raised
     tags: Tensor | None = None  # int64 [M], NO_TAG where no loss is counted; None where rows are labelled as a whole
+    states: Tensor | None = None  # float32 [M, d], what `layer` reads, where that was computed before
+    layer: int = 0
 
     @classmethod
     def of(cls, batch: Batch) -> "Pass":
@@ -92,6 +94,9 @@ class Pass:
             tags = None if self.tags is None else torch.full_like(self.tags, NO_TAG)
             if tags is not None and self.tags is not None:
                 tags[own] = self.tags[own]
+            states = None if self.states is None else torch.zeros_like(self.states)
+            if states is not None and self.states is not None:
+                states[own] = self.states[own]
             yield replace(
                 self,
                 ids=ids,
@@ -101,6 +106,7 @@ class Pass:
                 places=np.array([place]),
                 rows=np.array([row]),
                 tags=tags,
+                states=states,
             )
 
 

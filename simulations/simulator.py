@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from privet.common.adapter import AdapterSpec, Arrays, Floats
 from privet.common.base import checked_base
@@ -20,7 +21,7 @@ from privet.server.start_arrays import Start
 from privet.server.strategy import PrivetStrategy
 from privet.simulations.absence import Absence
 from privet.simulations.data import Records, SimulationData
-from privet.simulations.engines.engine import Engine, InProcess, Job, Shard
+from privet.simulations.engines.engine import Built, Engine, InProcess, Job, Shard, most_state_bytes
 from privet.simulations.engines.store import Store
 from privet.simulations.engines.work import Recipe, Run, Work
 from privet.simulations.filling import fill
@@ -67,6 +68,7 @@ class Simulator:
         self._engine = InProcess() if engine is None else engine
         self._store: Store | None = None  # until its features are computed, where there are any
         self._start: Start | None = None  # where it is a trained one
+        self._kept = ""  # of what was computed once
         self._digest = ""  # of the data that was prepared
         self._truth = data.truth(plan.task)
 
@@ -106,7 +108,7 @@ class Simulator:
         by_record = self.data.by_record
         agreed = agree(self.plan, spec, sites.num_units.tolist(), epsilon, by_record=by_record, call=self._call)
         engine, built = self._engine, self._engine.built()
-        self._compute_features(built.spec)
+        kept = self._compute_features(built)
         run = _run(agreed, sites, spec, by_record)
         engine.begin(run)
         start = self.start(built.spec)
@@ -133,7 +135,7 @@ class Simulator:
         try:
             if folder is not None and on_event is not None:
                 on_event({"event": "run_folder", "run": str(folder.path)})
-            listening({"event": "engine", "engine": engine.words, "gradients": built.words})
+            listening({"event": "engine", "engine": engine.words, "gradients": built.words + kept})
             for text in place.warnings:
                 listening({"event": "warning", "text": text})
             strategy = PrivetStrategy(
@@ -209,18 +211,28 @@ class Simulator:
             return [function(item) for item in items]
         return self._engine.call(function, items)
 
-    def _compute_features(self, spec: AdapterSpec) -> None:
-        """Once, where only the last layer is trained: what it reads of every window."""
+    def _compute_features(self, built: Built) -> str:
+        """Once: what the last layer reads of every window, where it alone is trained; or what the first layer with LoRA
+        reads of every token, where there is room. Words to add to what is told of the gradients."""
         store, self._store = self._store, None
-        if store is None or not method_for(self.plan).frozen_features(spec) or self._task.per_token:
-            return
+        if store is None:
+            return self._kept
+        self._kept = ""
+        starts: Sequence[int] | NDArray[np.int64] = range(store.num_windows + 1)
+        kind: Literal["features", "states"] = "features"
+        if not method_for(self.plan).frozen_features(built.spec) or self._task.per_token:
+            if not built.state_bytes or built.state_bytes * len(store.ids) > most_state_bytes():
+                return ""
+            kind, starts = "states", store.window_start
+            self._kept = f"; layers below {self.plan.lora.first_layer} once for a text"
         parts = even_shards(store.num_windows)
         found: Floats | None = None
-        for index, rows in self._engine.map(Job("features"), [Shard(part) for part in parts]):
+        for index, rows in self._engine.map(Job(kind), [Shard(part) for part in parts]):
             if found is None:
-                found = np.empty((store.num_windows, rows.shape[1]), np.float32)
-            found[parts[index].start : parts[index].stop] = rows
+                found = np.empty((int(starts[-1]), rows.shape[1]), np.float32)
+            found[starts[parts[index].start] : starts[parts[index].stop]] = rows
         self._engine.attach(np.zeros((0, 1), np.float32) if found is None else found)
+        return self._kept
 
     def _logits(self, arrays: Floats) -> Floats:
         """Of the public test texts, float32 [N, L]."""

@@ -3,10 +3,12 @@
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from privet.client.fused.engine import FusedEngine, Shape, tokens_of
+from privet.client.fused.lower import lower_states
 from privet.client.fused.weights import Bert, bert
 from privet.common.adapter import AdapterSpec, Role
 from privet.common.architecture import read_architecture
@@ -17,6 +19,7 @@ from privet.common.examples import TRAINING_ROWS, Examples, Integers, TokenExamp
 from privet.common.layout import adapter_spec
 from privet.common.model import Classifier
 from privet.common.precision import Precision
+from privet.common.states import States
 from privet.common.weights import BaseWeights, stored_arrays
 
 _LEAST_ROWS = 4
@@ -75,6 +78,7 @@ def shape_of(plan: Plan) -> Shape:
         feature_scale=plan.model.feature_scale,
         lora_scale=plan.lora.alpha / plan.lora.rank,
         buckets=plan.task.buckets,
+        first_layer=plan.lora.first_layer,
     )
 
 
@@ -111,6 +115,15 @@ class SiteEngine(FusedEngine):
     def take_over(self) -> None:
         """The classifier's adapter as it stands."""
         self.adopt(self._classifier.read())
+
+    def keep_states(self, data: TokenExamples, max_bytes: int) -> None:
+        """Compute what lies below LoRA once for every window, where there is something and it fits into `max_bytes`."""
+        layer, num_tokens = self._shape.first_layer, int(data.starts[-1])
+        if not layer or 4 * num_tokens * self._base.width > max_bytes:
+            return
+        windows = np.arange(len(data.starts) - 1)
+        passes = self._laid_out(data, windows, None)
+        data.states = States(layer, lower_states(self._base, layer, data, windows, passes), data.starts)
 
     def alone(self, batch: Batch, row: int) -> Tensor:
         """One row's gradient [P] by a plain backward pass of the library's own model."""

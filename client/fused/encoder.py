@@ -57,15 +57,27 @@ class Encoder:
         self._kept: list[Kept] = []
 
     def forward(self, first: int | None = None) -> Tensor:
-        """Through all layers. first: from this one on is kept what `back` needs; None: nothing is."""
+        """Through all layers that the pass has not been through. first: from this one on is kept what `back` needs;
+        None: nothing is."""
         bert, given = self._bert, self._pass
-        x = bert.words[given.ids.to(bert.device)] + bert.positions[given.positions.to(bert.device)]
-        x = functional.layer_norm(x, (bert.width,), *bert.norm, bert.epsilon)
-        for index in range(len(bert.layers)):
+        x = self._embedded() if given.states is None else given.states.to(bert.device)
+        for index in range(given.layer, len(bert.layers)):
             x, kept = self._layer(index, x)
             if first is not None and index >= first:
                 self._kept.append(kept)
         return x
+
+    def lower(self, layer: int) -> Tensor:
+        """What `layer` reads, [M, d]."""
+        x = self._embedded()
+        for index in range(layer):
+            x, _ = self._layer(index, x)
+        return x
+
+    def _embedded(self) -> Tensor:
+        bert, given = self._bert, self._pass
+        x = bert.words[given.ids.to(bert.device)] + bert.positions[given.positions.to(bert.device)]
+        return functional.layer_norm(x, (bert.width,), *bert.norm, bert.epsilon)
 
     def back(self, g: Tensor, first: int) -> None:
         """From ∂ loss / ∂ hidden states back to layer `first`, the lowest with LoRA; leaves every row's gradients of

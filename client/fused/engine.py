@@ -21,6 +21,7 @@ from privet.client.fused.encoder import Encoder
 from privet.client.fused.factors import Layout, Weights
 from privet.client.fused.heads import of_logits, tokens_back
 from privet.client.fused.judging import read_pieces
+from privet.client.fused.lower import lower_states
 from privet.client.fused.sums import Passed, by_own_windows
 from privet.client.fused.weights import Bert
 from privet.client.unit_gradients import Members, UnitGradients, Whole, add_shares, zero_unless_finite
@@ -38,12 +39,14 @@ _ODD = 16  # values between the rows of a table: rows a power of two apart would
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """What the plan says of the model: pooling, scale of mean features, LoRA's alpha / rank, padded lengths."""
+    """What the plan says of the model: pooling, scale of mean features, LoRA's alpha / rank, padded lengths, the first
+    layer with LoRA."""
 
     pooling: str
     feature_scale: float
     lora_scale: float
     buckets: tuple[int, ...]
+    first_layer: int = 0
 
 
 class FusedEngine:
@@ -174,6 +177,10 @@ class FusedEngine:
                     table[rows] = 0.0
 
     def _passes(self, data: Examples, windows: Integers, owners: Integers | None) -> Iterator[Pass]:
+        passes = self._laid_out(data, windows, owners)
+        return _entered(data, windows, passes) if isinstance(data, TokenExamples) else passes
+
+    def _laid_out(self, data: Examples, windows: Integers, owners: Integers | None) -> Iterator[Pass]:
         if self.num_rows is None and isinstance(data, TokenExamples):
             return mixed(data, windows, self.num_tokens, owners)
         return (Pass.of(batch) for batch in self._batches(data, windows, owners))
@@ -211,7 +218,7 @@ class FusedEngine:
             return met.logits(forward(self._base, self._shape, given, met.layers)).cpu()
 
         with torch.no_grad():
-            for given in mixed(data, windows, self.num_tokens):
+            for given in _entered(data, windows, mixed(data, windows, self.num_tokens)):
                 fill(table, given, outputs, torch.nan)
         return table
 
@@ -221,6 +228,16 @@ class FusedEngine:
 
     def _weights(self) -> Weights:
         return Weights(self._layout, self._flat.detach(), self._frozen, self._shape.lora_scale)
+
+
+def read_states(base: Bert, shape: Shape, data: TokenExamples, windows: Integers) -> Floats:
+    """What the first layer with LoRA reads of these windows' tokens, float32 [tokens, d]: `lower_states`."""
+    passes = mixed(data, windows, tokens_of(base.inner, base.device.type))
+    return lower_states(base, shape.first_layer, data, windows, passes)
+
+
+def _entered(data: TokenExamples, windows: Integers, passes: Iterator[Pass]) -> Iterator[Pass]:
+    return passes if data.states is None else data.states.entering(passes, windows)
 
 
 def forward(base: Bert, shape: Shape, given: Pass, layers: Sequence[Factors | None]) -> Tensor:

@@ -33,7 +33,8 @@ def read_pieces(
         return found
 
     with torch.no_grad():
-        for given in mixed(data, windows, num_tokens):
+        passes = mixed(data, windows, num_tokens)
+        for given in passes if data.states is None else data.states.entering(passes, windows):
             fill(table, given, compute, torch.nan)
     for place, bucket in enumerate(data.bucket_of[windows].tolist()):
         yield place, table[place, : 2 * data.buckets[bucket]].numpy()

@@ -26,6 +26,7 @@ class NullWork:
     """A `Work` whose updates are zero."""
 
     words = "nothing"
+    state_bytes = 0
 
     def __init__(self, spec: AdapterSpec) -> None:
         self.spec = spec
@@ -46,6 +47,9 @@ class NullWork:
         raise NotImplementedError
 
     def features(self, windows: range) -> Floats:
+        raise NotImplementedError
+
+    def states(self, windows: range) -> Floats:
         raise NotImplementedError
 
 

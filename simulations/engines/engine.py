@@ -25,7 +25,7 @@ Numbers = NDArray[Any]
 class Job:
     """One method of `Work` for many sites, records or windows. number: of the round or evaluation."""
 
-    kind: Literal["train", "cells", "logits", "features"]
+    kind: Literal["train", "cells", "logits", "features", "states"]
     number: int = 0
     arrays: Floats | None = None  # the same for every shard
 
@@ -47,6 +47,11 @@ class Built:
 
     spec: AdapterSpec
     words: str
+    state_bytes: int = 0  # of `Work`
+
+    @classmethod
+    def of(cls, work: Work) -> Self:
+        return cls(work.spec, work.words, work.state_bytes)
 
 
 class Engine(Protocol):
@@ -66,7 +71,7 @@ class Engine(Protocol):
         """Raises: PrivetError, as the worker's own; RunError where a worker ended."""
 
     def attach(self, features: Floats) -> None:
-        """Put the frozen features [W, d] into every worker's store."""
+        """Put the frozen features [W, d] into every worker's store, or the states [T, d]."""
 
     def begin(self, run: Run) -> None: ...
 
@@ -95,12 +100,21 @@ def num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def most_state_bytes() -> int:
+    """Of kept states of a simulation's texts: a quarter of what memory is free, at most 4 GiB."""
+    try:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError):  # a system that does not tell
+        return 2**30
+    return min(2**32, free // 4)
+
+
 def perform(work: Work, job: Job, shard: Shard) -> Numbers:
     """One shard's result."""
     arrays = job.arrays if shard.arrays is None else shard.arrays
-    if job.kind == "features":
+    if job.kind in ("features", "states"):
         assert isinstance(shard.what, range)
-        return work.features(shard.what)
+        return work.features(shard.what) if job.kind == "features" else work.states(shard.what)
     assert arrays is not None
     if job.kind == "train":
         return work.train(job.number, shard.what, arrays)
@@ -130,7 +144,7 @@ class InProcess:
 
     def built(self) -> Built:
         work = self._started()
-        return Built(work.spec, work.words)
+        return Built.of(work)
 
     def attach(self, features: Floats) -> None:
         assert self._store is not None
@@ -144,7 +158,7 @@ class InProcess:
 
     def map(self, job: Job, shards: Sequence[Shard]) -> Iterator[tuple[int, Numbers]]:
         work = self._started()
-        if job.kind == "features":  # a window's own do not depend on the others
+        if job.kind in ("features", "states"):  # a window's own do not depend on the others
             with ThreadPoolExecutor(num_cores()) as pool:
                 yield from enumerate(pool.map(lambda shard: perform(work, job, shard), shards))
             return

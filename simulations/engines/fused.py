@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from privet.client.flat_engine import GradientEngine
-from privet.client.fused import FusedEngine, frozen_base, read_features, shape_of
+from privet.client.fused import FusedEngine, frozen_base, read_features, read_states, shape_of
 from privet.client.linear import LinearEngine
 from privet.client.trainer import Local, TrainSpec, train_together
 from privet.common.adapter import AdapterSpec, Arrays, Floats, Role
@@ -25,6 +25,7 @@ from privet.common.methods import adjustment, method_for
 from privet.common.precision import usable_device, usable_precision
 from privet.common.privacy.noise import SeededNoise
 from privet.common.schedule import learning_rate
+from privet.common.states import States
 from privet.common.tagged import TaggedExamples, TagTable
 from privet.common.tagging import counted
 from privet.common.tasks.base import task_of
@@ -47,6 +48,8 @@ class FusedWork:
         self._held: dict[str, Floats] = dict(initial_adapter(spec, plan.method.seed))
         self._frozen_features = self._method.frozen_features(spec) and not self._task.per_token
         way = "last layer, float64" if self._frozen_features else "fused, sites side by side"
+        keeps = self._shape.first_layer > 0 and not self._frozen_features
+        self.state_bytes = 4 * self._base.width * keeps
         self.words = f"{way}; {words}" + (" on CUDA" if device == "cuda" else "")
         nobody = Units(np.zeros(len(store.labels), np.int64), 1)
         windows = Windows(np.diff(store.record_start))
@@ -107,6 +110,17 @@ class FusedWork:
     def features(self, windows: range) -> Floats:
         return read_features(self._base, self._shape, self._tokens, np.arange(windows.start, windows.stop))
 
+    def states(self, windows: range) -> Floats:
+        return read_states(self._base, self._shape, self._tokens, np.arange(windows.start, windows.stop))
+
+    @property
+    def _texts(self) -> TokenExamples:
+        """With their states, once they are attached."""
+        found, values = self._tokens, self._store.features
+        if self.state_bytes and values is not None and found.states is None:
+            found.states = States(self._shape.first_layer, values, found.starts)
+        return found
+
     def _updates(self, engine: GradientEngine, round: int, sites: Sequence[int]) -> Floats:
         assert self._run is not None
         training = self._plan.training
@@ -128,7 +142,7 @@ class FusedWork:
         """What one site trains on."""
         rows, start = _by_unit(self._store.train, site)
         if not self._frozen_features:
-            return self._tokens.at_site(Units.view(rows, start))
+            return self._texts.at_site(Units.view(rows, start))
         return self._features_of(rows, Units.view(np.arange(len(rows)), start))
 
     def _features_of(self, rows: Integers, units: Units) -> FeatureExamples:
@@ -153,10 +167,10 @@ class FusedWork:
         else:
             engine = FusedEngine(self._base, self.spec, self.spec, self._shape, self._task.per_example_loss)
             engine.adopt(named)
-            if isinstance(self._tokens, TaggedExamples):
-                pieces = engine.pieces(self._tokens, windows)
-                return counted(self._tokens, rows, pieces, len(self._plan.task.labels))
-            found = engine.logits(self._tokens, windows)
+            texts = self._texts
+            if isinstance(texts, TaggedExamples):
+                return counted(texts, rows, engine.pieces(texts, windows), len(self._plan.task.labels))
+            found = engine.logits(texts, windows)
         return Windows(counts).mean(found)
 
     def _last_layer(self) -> tuple[nn.Linear, dict[str, nn.Parameter]]:

@@ -41,7 +41,7 @@ class Actor:
             recipe = replace(recipe, base=None)
         self._store = Store.from_arrays(arrays)
         self._work = build(recipe, self._store)
-        return Built(self._work.spec, self._work.words)
+        return Built.of(self._work)
 
     def attach(self, features: Floats) -> None:
         assert self._store is not None

@@ -79,6 +79,11 @@ class SequentialWork:
         self._trainer.classifier.write(self.spec.unflatten(arrays))
         return record_logits(self._trainer.classifier, self._of(rows, np.arange(len(rows)), len(rows)))
 
+    state_bytes = 0
+
+    def states(self, windows: range) -> Floats:
+        raise RuntimeError("the trainer keeps its own (`common.prefix`)")
+
     def features(self, windows: range) -> Floats:
         nobody = np.zeros(len(windows), np.int64)
         tokens = self._tokens(np.arange(windows.start, windows.stop), nobody, Units(nobody, 1), Windows(nobody + 1))

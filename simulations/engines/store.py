@@ -13,7 +13,8 @@ units each belongs. So a site costs a row in a few arrays and no Python object.
                                   labelled as a whole
     train, validation             `Part`s; `public_start`: the number of the first public record
     names [N] bytes               of the sites (ASCII): what seeds their noise
-    features [W, d] float32       of every window, raw; None until computed, and but for frozen features
+    features [W, d] float32       of every window, raw, where the last layer alone is trained; or [T, d], what the first
+                                  layer with LoRA reads of every token; None until computed
 
 In a worker they are read-only views of one file without a name, which is gone with the last process that holds it.
 """

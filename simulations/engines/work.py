@@ -71,6 +71,10 @@ class Work(Protocol):
     def words(self) -> str:
         """How gradients are computed, for people: such as "opacus, one site after the other"."""
 
+    @property
+    def state_bytes(self) -> int:
+        """Of a token's state below LoRA, where that is computed once for a text; 0: nothing is."""
+
     def begin(self, run: Run) -> None:
         """A simulation begins: nothing of an earlier one is left."""
 
@@ -89,6 +93,10 @@ class Work(Protocol):
     def features(self, windows: range) -> Floats:
         """What the last layer reads of these windows of the store, float32 [len(windows), d], nan where it cannot be
         computed. Called, before all else, only where the method trains the last layer alone."""
+
+    def states(self, windows: range) -> Floats:
+        """What the first layer with LoRA reads of these windows' tokens, float32 [tokens, d], nan where it cannot be
+        computed. Called, before all else, only where `state_bytes` is not 0 and all of them find room."""
 
 
 Make = Callable[["Recipe", Store], Work]

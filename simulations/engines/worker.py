@@ -43,7 +43,7 @@ class Server:
             recipe, layout = given
             self._store = Store.from_arrays(mapped(self._fd, layout))
             self._work = build(recipe, self._store)
-            return Built(self._work.spec, self._work.words)
+            return Built.of(self._work)
         assert self._work is not None
         assert self._store is not None
         if kind == "attach":
