@@ -16,7 +16,7 @@ from privet.client.evaluation import counts
 from privet.client.head import seal, unseal
 from privet.client.ledger import Kind, Ledger, LedgerError, PlanRow, Stored
 from privet.client.ledger_evidence import MEND
-from privet.client.ledger_rows import allow_column
+from privet.client.ledger_rows import allow_kept
 from privet.client.policy import Admission, Committed, admit, recheck, statement_for
 from privet.client.preparation import Prepared, prepare
 from privet.client.resources import fits
@@ -189,7 +189,7 @@ class Agent:
         return row.admission
 
     def _recheck(self, row: PlanRow, plan: Plan, committed: Committed) -> None:
-        allow_column(self._site.data.unit, row.unit_column)
+        allow_kept(self._site.data, row)
         recheck(plan, row.admission, self._site, committed)
 
     def _prepare(self, plan: Plan, admission: Admission) -> Prepared:

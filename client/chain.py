@@ -167,6 +167,7 @@ def approve_body(row: Mapping[str, Any]) -> Body:
         "unit_column": row["unit_column"],
         **limit,
         **({"evaluate_only": True} if row["evaluate_only"] else {}),
+        **({} if row["reading"] is None else {"reading": json.loads(row["reading"])}),
     }
 
 

@@ -17,6 +17,7 @@ from privet.client.describe import describe
 from privet.client.head import is_there
 from privet.client.ledger import Ledger, ledger_path
 from privet.client.ledger_evidence import MEND
+from privet.client.ledger_rows import allow_kept
 from privet.client.policy import Admission, Committed, admit, recheck
 from privet.client.preflight import machine
 from privet.client.preflight.content import look
@@ -167,6 +168,7 @@ def judge(plan: Plan, site: Site, path: Path) -> Judged:
         return Judged(admit(plan, site, committed), committed, False, known)
     admission = row.admission
     try:
+        allow_kept(site.data, row)
         recheck(plan, admission, site, committed)
     except RefusedError as refusal:  # the file was tightened since: nothing runs, and what was reserved stays reserved
         admission = replace(

@@ -15,7 +15,9 @@ from privet.common.privacy.events import EvaluateEvent
 from privet.common.schedule import in_words as schedule_in_words
 from privet.common.tasks.base import task_of
 
-_SHOWN_LABELS = 20
+_SHOWN_LABELS, _SHOWN_ENTRIES = 20, 10
+_SHOWN_CHARACTERS = 120  # of a label
+_BY_LABEL = ("task.class_weights", "task.thresholds")  # tables whose names are labels
 _LEFT_OUT = {  # what a plan's canonical JSON leaves out, and what that means
     "lora.first_layer": 0,
     "task.label_smoothing": 0.0,
@@ -147,6 +149,9 @@ def changes(known: Plan, plan: Plan) -> list[str]:
         new: Any = after.get(key, _LEFT_OUT.get(key))
         if old == new:
             continue
+        if key in _BY_LABEL:
+            lines.append(f"{key}: {_table_changes(old, new)}")
+            continue
         lines += _label_changes(old, new) if key == "task.labels" else [f"{key}: {_value(old)} → {_value(new)}"]
     return [*lines, "unchanged otherwise"]
 
@@ -162,11 +167,34 @@ def _label_changes(old: list[str], new: list[str]) -> list[str]:
     return lines
 
 
+def _table_changes(old: Any, new: Any) -> str:
+    """Of a table by label, whose names are the server's words: quoted, and no more of them than can be read."""
+    if not isinstance(old, dict | None) or not isinstance(new, dict | None):  # one number for all labels
+        return f"{_brief(old)} → {_brief(new)}"
+    before, after = old or {}, new or {}
+    changed = [name for name in dict.fromkeys([*after, *before]) if before.get(name) != after.get(name)]
+    shown = [
+        f"{_quoted(name)} {_value(before.get(name))} → {_value(after.get(name))}" for name in changed[:_SHOWN_ENTRIES]
+    ]
+    return ", ".join(shown) + _more(len(changed))
+
+
+def _brief(value: Any) -> str:
+    if not isinstance(value, dict):
+        return _value(value)
+    shown = ", ".join(f"{_quoted(name)} {_value(number)}" for name, number in list(value.items())[:_SHOWN_ENTRIES])
+    return shown + _more(len(value))
+
+
+def _more(count: int) -> str:
+    return f" and {count - _SHOWN_ENTRIES} more" if count > _SHOWN_ENTRIES else ""
+
+
 def _leaves(plan: Plan) -> Iterator[tuple[str, Any]]:
     for table, value in json.loads(plan.canonical()).items():
         if isinstance(value, dict):
             for key, inner in value.items():
-                if isinstance(inner, dict):  # a method's options
+                if isinstance(inner, dict) and f"{table}.{key}" not in _BY_LABEL:  # a method's options
                     yield from ((f"{table}.{key}.{name}", option) for name, option in inner.items())
                 else:
                     yield f"{table}.{key}", inner
@@ -183,7 +211,13 @@ def _value(value: Any) -> str:
 
 def _listed(labels: list[str] | tuple[str, ...]) -> str:
     more = f" and {len(labels) - _SHOWN_LABELS} more" if len(labels) > _SHOWN_LABELS else ""
-    return ", ".join(map(repr, labels[:_SHOWN_LABELS])) + more
+    return ", ".join(map(_quoted, labels[:_SHOWN_LABELS])) + more
+
+
+def _quoted(label: str) -> str:
+    """A label is the server's word: escaped, and cut before it hides what stands below it."""
+    text = repr(label)
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"
 
 
 def _lora(plan: Plan) -> list[str]:
@@ -231,7 +265,7 @@ def _loss(plan: Plan) -> list[str]:
     """What the plan changes of its task's plain loss."""
     task, found = plan.task, []
     if task.class_weights:
-        shown = ", ".join(f"{label!r} {weight:g}" for label, weight in list(task.class_weights.items())[:10])
+        shown = ", ".join(f"{_quoted(label)} {weight:g}" for label, weight in list(task.class_weights.items())[:10])
         more = len(task.class_weights) - 10
         found.append(f"weights of labels in the loss: {shown}" + (f" and {more} more" if more > 0 else ""))
     if task.label_smoothing:

@@ -11,6 +11,7 @@ from privet.client.ledger_schema import (
     ADDED_BY_2,
     ADDED_BY_3,
     ADDED_BY_4,
+    ADDED_BY_5,
     APPLICATION,
     NEW_TABLES,
     SCHEMA,
@@ -31,10 +32,10 @@ def make(db: sqlite3.Connection) -> None:
 
 
 def migrate(db: sqlite3.Connection, version: int) -> None:
-    """From schema 1, 2 or 3: approved plans and events stay as they are."""
+    """From schema 1, 2, 3 or 4: approved plans and events stay as they are."""
     if version == 1:
         _from_1(db)
-    for column in (*(ADDED_BY_3 if version < 3 else ()), *ADDED_BY_4):
+    for column in (*(ADDED_BY_3 if version < 3 else ()), *(ADDED_BY_4 if version < 4 else ()), *ADDED_BY_5):
         db.execute(f"ALTER TABLE plans ADD COLUMN {column}")
     if version == 1:
         _link(db)

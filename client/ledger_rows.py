@@ -16,8 +16,10 @@ from privet.client.chain import now
 from privet.client.ledger_evidence import allow
 from privet.client.ledger_schema import DAMAGED, LedgerError
 from privet.client.policy import Admission, Committed, allow_budget
+from privet.client.reading import Reading, allow_reading, read_back, written
 from privet.client.rules import allow_person_column
 from privet.common.config import Plan, Site, parse_plan
+from privet.common.config.site import DataSpec
 from privet.common.errors import Code, InputError, RefusedError
 from privet.common.privacy.events import EvaluateEvent, TrainEvent
 
@@ -55,6 +57,7 @@ class PlanRow:
     judged_at: str
     approved_at: str | None
     unit_column: str | None = None  # data.unit of the site file then; None where schema 1 did not keep it
+    reading: Reading | None = None  # the keys by which records were told then; None before schema 5
 
     @property
     def plan(self) -> Plan:
@@ -111,9 +114,10 @@ def plan_row(row: sqlite3.Row) -> PlanRow:
     """Raises: LedgerError where the plan's text is not the one its digest names."""
     if hashlib.sha256(row["plan"].encode()).hexdigest() != row["digest"]:
         raise LedgerError(f"the text of plan {row['digest'][:16]} was altered.", mend=DAMAGED)
-    event, evaluation = None, None
+    event, evaluation, reading = None, None, None
     if row["noise_multiplier"] is not None:
         try:
+            reading = read_back(row["reading"])
             if row["evaluation"] is not None:
                 evaluation = EvaluateEvent.from_json(json.loads(row["evaluation"]))
             event = TrainEvent(**{field.name: row[field.name] for field in fields(TrainEvent)})
@@ -141,6 +145,7 @@ def plan_row(row: sqlite3.Row) -> PlanRow:
         judged_at=row["judged_at"],
         approved_at=row["approved_at"],
         unit_column=row["unit_column"],
+        reading=reading,
     )
 
 
@@ -150,7 +155,8 @@ def write_plan(db: sqlite3.Connection, plan: Plan, admission: Admission, site: S
     A new plan that is not approved takes the place of older ones where too many wait: a server that sends many plans
     pushes out its own, and cannot keep a later one from being read.
 
-    The columns of units and of persons and the limit of a person's records are kept as the site file has them.
+    The columns of units and of persons, the limit of a person's records and the keys by which records are told are kept
+    as the site file has them.
 
     Raises: RefusedError with REFUSED_BUDGET, REFUSED_POLICY where another column counts as the unit or the person,
     LEDGER_BEHIND.
@@ -181,6 +187,7 @@ def write_plan(db: sqlite3.Connection, plan: Plan, admission: Admission, site: S
         "unit_column": site.data.unit,
         "person": site.data.person,
         "max_per_person": site.data.max_per_person,
+        "reading": written(site.data),
         "evaluation": None if admission.evaluation is None else chain.canonical(admission.evaluation.to_json()),
         "num_evaluations": admission.num_evaluations,
         "evaluate_only": int(admission.evaluate_only),
@@ -210,6 +217,15 @@ def allow_column(column: str | None, fixed: str | None) -> None:
             where="data.unit",
             mend=f"set data.unit to {fixed!r} again.",
         )
+
+
+def allow_kept(data: DataSpec, row: PlanRow) -> None:
+    """Let pass a site file that tells units as the one did with which this plan was approved.
+
+    Raises: RefusedError with REFUSED_POLICY.
+    """
+    allow_column(data.unit, row.unit_column)
+    allow_reading(data, row.reading)
 
 
 def unstored(plan: Plan, admission: Admission) -> PlanRow:

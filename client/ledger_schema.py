@@ -6,7 +6,7 @@ in `chain` as well (client/chain).
 
 from privet.common.errors import PrivetError
 
-SCHEMA = 4  # PRAGMA user_version
+SCHEMA = 5  # PRAGMA user_version
 APPLICATION = 0x70727674  # PRAGMA application_id: "prvt"
 DAMAGED = "do not delete it, for it holds what has been spent: restore the newest sound copy."
 
@@ -23,6 +23,9 @@ ADDED_BY_3 = (  # data.person and data.max_per_person of the site file at the ju
 ADDED_BY_4 = (  # whether all units judge and none trains
     "evaluate_only INTEGER NOT NULL DEFAULT 0 CHECK (evaluate_only IN (0, 1) AND evaluate_only <= num_evaluations)",
 )
+ADDED_BY_5 = (  # the keys of [data] by which records are told (client/reading) at the judgement; NULL: not known
+    "reading TEXT CHECK (reading IS NULL OR json_valid(reading))",
+)
 
 _PLANS = f"""
 CREATE TABLE plans (
@@ -37,7 +40,7 @@ CREATE TABLE plans (
   horizon INTEGER NOT NULL CHECK (horizon >= 1),
   epsilon REAL NOT NULL, delta REAL NOT NULL,
   seen_at TEXT NOT NULL, judged_at TEXT NOT NULL, approved_at TEXT,
-  {", ".join(ADDED_BY_2 + ADDED_BY_3 + ADDED_BY_4)},
+  {", ".join(ADDED_BY_2 + ADDED_BY_3 + ADDED_BY_4 + ADDED_BY_5)},
   CHECK (state <> 'approved' OR (
     sample_rate IS NOT NULL AND noise_multiplier IS NOT NULL AND steps IS NOT NULL AND max_grad_norm IS NOT NULL
     AND expected_batch IS NOT NULL AND unit IS NOT NULL AND max_records IS NOT NULL

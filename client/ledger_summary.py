@@ -38,6 +38,7 @@ class Executed:
     evaluation: Event | None
     num_evaluations: int
     train_fraction: float  # of the units; the others are the plan's validation units
+    reading: str = ""  # how units were told; plans of one reading have every unit at one place
 
 
 def summarize(db: sqlite3.Connection, site: Site) -> Summary:
@@ -70,8 +71,13 @@ def spent(executed: Sequence[Executed], delta: float) -> float:
     """The largest epsilon at `delta` that any unit's events compose to; inf where delta is used up.
 
     A unit's place u in [0, 1) decides, for all plans alike, what it is used for: training where the plan's fraction is
-    above u, validation elsewhere. Between two plans' fractions all units see the same events.
+    above u, validation elsewhere. Between two plans' fractions all units see the same events. Under plans that were
+    approved with other keys of [data] (client/reading) it has another place: what either cost is added up.
     """
+    readings = sorted({one.reading for one in executed})
+    if len(readings) > 1 and any(one.train_fraction < 1 for one in executed):
+        part = delta / len(readings)
+        return math.fsum(spent([one for one in executed if one.reading == each], part) for each in readings)
     from privet.common.privacy.accountant import epsilon
 
     places = sorted({0.0} | {one.train_fraction for one in executed if one.train_fraction < 1})
@@ -91,8 +97,9 @@ def spent(executed: Sequence[Executed], delta: float) -> float:
 
 
 def _executed(db: sqlite3.Connection, counts: dict[str, dict[str, int]]) -> list[Executed]:
-    executed = []
-    for row in db.execute("SELECT * FROM plans WHERE state = 'approved' ORDER BY entry"):
+    executed, rows = [], db.execute("SELECT * FROM plans WHERE state = 'approved' ORDER BY entry").fetchall()
+    first = next((row["reading"] for row in rows if row["reading"]), "")  # for a plan whose own was not kept
+    for row in rows:
         kinds = counts.get(row["digest"])
         admission = plan_row(row).admission
         if kinds is None or admission.event is None:
@@ -105,6 +112,7 @@ def _executed(db: sqlite3.Connection, counts: dict[str, dict[str, int]]) -> list
                 evaluation=admission.evaluation,
                 num_evaluations=kinds.get("evaluate", 0),
                 train_fraction=0.0 if admission.evaluate_only else float(fraction),
+                reading=row["reading"] or first,
             )
         )
     return executed

@@ -179,7 +179,8 @@ def in_words(site: Site, federation: str) -> list[str]:
         f"Releasing other things than: {released}. Metrics outside this list are not computed; the plan goes on "
         "without them.",
         "Counting by another kind of unit than this data set's first training did, telling persons by another column, "
-        "and going on with a plan under another limit of a person's records than it was approved with.",
+        "and going on with a plan under another limit of a person's records than it was approved with, or with other "
+        "keys of [data] by which records are told apart.",
     ]
 
 

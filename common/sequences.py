@@ -34,7 +34,7 @@ DOCUMENT = "document"  # as a CoNLL file's column: what its -DOCSTART- lines, or
 _SUFFIXES = {".jsonl": "tokens", ".ndjson": "tokens", ".conll": "conll", ".iob": "conll", ".bio": "conll"}
 _SUFFIXES |= {".conllu": "conll", ".tsv": "conll", ".txt": "conll"}
 _OWN_SUFFIXES = frozenset({".conll", ".conllu", ".iob", ".bio"})
-_COMMENT = re.compile(r"#\s*([^\s=][^=]*?)\s*=\s*(.*)")
+_DOCSTART = "-DOCSTART-"
 _NAMELESS = frozenset({"-X-", "-", "O", "_"})  # what stands beside -DOCSTART- where it names nothing
 _HARD_SPACE = "\u00a0"
 _NUMBERS = "a text's tags are numbers, which mean nothing without the list that they count."
@@ -260,21 +260,33 @@ def _sentences(file: TextIO) -> Iterator[tuple[int, list[str], Mapping[str, str]
     for number, line in enumerate(file, start=1):
         line = line.removeprefix("\ufeff") if number == 1 else line
         line = line.rstrip("\r\n")
-        start = line.startswith("-DOCSTART-")
+        start = line.startswith(_DOCSTART) and not line[len(_DOCSTART) :][:1].strip()  # no word that begins so
         if not line.strip() or start:
             if lines:
                 yield first, lines, dict(said)
             lines = []
             if start:
-                name = line.removeprefix("-DOCSTART-").strip().strip("()").strip()
+                name = line.removeprefix(_DOCSTART).strip().strip("()").strip()
                 said = {} if set(name.split()) <= _NAMELESS else {DOCUMENT: name}
             continue
-        comment = _COMMENT.fullmatch(line) if not lines else None
+        if not lines and line.startswith("#") and "\t" not in line and (MARK in line or "\0" in line):
+            said = dict.fromkeys(said, MARK)  # what it says is lost: no text below goes to whom another comment names
+            continue
+        comment = _comment(line) if not lines else None
         if comment is not None:
-            name = plain(comment[1])
-            said[DOCUMENT if name == "newdoc id" else name] = comment[2].strip()
+            name = plain(comment[0])
+            said[DOCUMENT if name == "newdoc id" else name] = comment[1]
             continue
         first = first if lines else number
         lines.append(line)
     if lines:
         yield first, lines, dict(said)
+
+
+def _comment(line: str) -> tuple[str, str] | None:
+    """Name and value of a line "# name = value"; None for the line of a word: one with tabs, or whose first word holds
+    the sign itself. What a text says is not to say whose the texts after it are."""
+    if not line.startswith("#") or "\t" in line or ("=" in line.split(maxsplit=1)[0] and len(line.split()) > 1):
+        return None
+    name, sign, value = (part.strip() for part in line[1:].partition("="))
+    return (name, value) if sign and name else None

@@ -15,7 +15,7 @@ from privet.common.columns import Rows, Table, as_text, candidates, joined_text,
 from privet.common.decoding import MARK, MARKING, text_codec
 from privet.common.errors import DataError
 
-__all__ = ["FORMATS", "Table", "read_columns"]
+__all__ = ["FORMATS", "Table", "read_columns", "table_format"]
 
 FORMATS = ("csv", "tsv", "jsonl", "parquet")
 _SUFFIXES = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
@@ -44,7 +44,7 @@ def read_columns(
     Raises: DataError when the file is missing, empty or not of its format, a column is absent, or the format or
     encoding is unknown.
     """
-    kind = format or _SUFFIXES.get(path.suffix.lower())
+    kind = table_format(path, format)
     if kind not in FORMATS:
         mend = f"state format = one of {', '.join(FORMATS)}, or use a suffix of {', '.join(_SUFFIXES)}."
         raise DataError("its format is unknown.", where=str(path), mend=mend)
@@ -70,6 +70,11 @@ def read_columns(
         "check the file's permissions and its encoding (utf-16 needs a byte order mark: else utf-16-le or utf-16-be)."
     )
     raise DataError(problem, where=str(path), mend=mend)
+
+
+def table_format(path: Path, format: str | None = None) -> str | None:
+    """As stated, or by the file's suffix; None where neither says so."""
+    return format or _SUFFIXES.get(path.suffix.lower())
 
 
 def check_file(path: Path) -> None:
@@ -159,14 +164,14 @@ def _read_parquet(path: Path, wanted: Sequence[str], codec: str, lists: Mapping[
             kept = [names[position] for position in positions(names, wanted, str(path))]
             for batch in file.iter_batches(columns=kept, use_threads=False):
                 decoded = [
-                    _values(batch.column(name), codec, _text_of(column, lists), is_list=column in lists)
+                    _values(batch.column(name), codec, lists.get(column))
                     for name, column in zip(kept, wanted, strict=True)
                 ]
                 for row in zip(*(values for values, _ in decoded), strict=True):
                     number += 1
                     try:
                         texts = [text(value) for (_, text), value in zip(decoded, row, strict=True)]
-                    except (UnicodeDecodeError, ValueError):
+                    except (ValueError, TypeError):  # also bytes that are no text
                         found.unreadable.append(number)
                     else:
                         found.add(number, texts)
@@ -180,15 +185,22 @@ def _read_parquet(path: Path, wanted: Sequence[str], codec: str, lists: Mapping[
     return found.table()
 
 
-def _values(
-    array: Any, codec: str, text: Callable[[object], str | None], *, is_list: bool
-) -> tuple[list[Any], Callable[[Any], str | None]]:
-    """As `scalars`; a list is read whole."""
+def _values(array: Any, codec: str, separator: str | None) -> tuple[list[Any], Callable[[Any], str | None]]:
+    """As `scalars`; a list is that of its values, so that one which is no text spoils its own row alone."""
     from pyarrow import types
 
-    if is_list and (types.is_list(array.type) or types.is_large_list(array.type)):
-        return array.to_pylist(), text
-    return scalars(array, codec)
+    if separator is None or not (types.is_list(array.type) or types.is_large_list(array.type)):
+        return scalars(array, codec)
+    values, text = scalars(array.values, codec)
+    ends = array.offsets.to_pylist()
+    rows = [
+        values[ends[row] : ends[row + 1]] if there else None for row, there in enumerate(array.is_valid().to_pylist())
+    ]
+
+    def joined(row: list[Any] | None) -> str | None:
+        return None if row is None else joined_text([text(value) for value in row], separator)
+
+    return rows, joined
 
 
 def scalars(array: Any, codec: str) -> tuple[list[Any], Callable[[Any], str | None]]:

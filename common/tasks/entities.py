@@ -94,7 +94,7 @@ def _of_units(
     finite = np.isfinite(counts).all(axis=1, keepdims=True)
     table = np.where(finite, counts, 0.0)
     if release == "accuracy":
-        table = table.reshape(len(table), -1, 3).sum(axis=1)
+        table = table.reshape(len(table), table.shape[1] // 3, 3).sum(axis=1)  # of no text too
     sums = np.zeros((num_units, table.shape[1]))
     np.add.at(sums, units, table)  # whole numbers: exact
     sizes = np.maximum(1, np.bincount(units, minlength=num_units))

@@ -17,6 +17,7 @@ from privet.common.errors import Code
 from privet.common.messages import Reply, ReplyBody, pack
 from privet.common.privacy.events import EvaluateEvent, Release
 from privet.common.tasks.counts import num_cells
+from privet.common.terminal import printable
 from tests.client.approval_cases import edit, evaluating_plan
 from tests.client.ledger_cases import DATA_ID, make_admission, make_plan, make_site
 
@@ -213,13 +214,28 @@ hostile = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size
 @given(labels=st.lists(hostile, min_size=2, max_size=30, unique_by=lambda text: text.strip()), base=hostile)
 def test_no_word_of_the_server_steers_a_terminal(labels: list[str], base: str) -> None:
     old = make_plan()
+    weighed = {"kind": "multilabel", "class_weights": dict.fromkeys(labels, 2.0), "thresholds": {labels[0]: 0.2}}
     try:
-        new = edit(old, task={"labels": labels}, model={"base": base})
+        new = edit(old, task={"labels": labels, **weighed}, model={"base": base})
     except ValueError:  # two labels that are one in Unicode's NFC
         return
     for known, plan in ((old, new), (new, old)):
         for line in describe(plan, make_admission(plan, **PENDING), make_site(), update_bytes=1, known=known):
             assert line.isprintable()
+
+
+def test_no_plan_is_so_long_that_its_price_is_not_seen() -> None:
+    """The client shows 20,000 characters of a plan that waits."""
+    hidden = chr(0xE0001)  # takes ten characters when it is escaped
+    labels = [f"{hidden * 190}{number}" for number in range(50)] + [f"{hidden * 20}{number}" for number in range(1900)]
+    weighed = {"class_weights": dict.fromkeys(labels, 2.0), "thresholds": dict.fromkeys(labels, 0.25)}
+    old = make_plan()
+    new = edit(old, task={"kind": "multilabel", "labels": labels, **weighed})
+    for known, plan in ((old, new), (new, old)):
+        lines = describe(plan, make_admission(plan, **PENDING), make_site(), update_bytes=1, known=known)
+        text = printable("\n".join(lines))
+        assert "epsilon 3, delta" in text
+        assert f"To approve: privet approve SITE.toml {plan.digest}" in text
 
 
 def test_an_adapter_to_start_from_is_told_and_is_a_change() -> None:

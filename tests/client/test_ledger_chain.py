@@ -90,6 +90,8 @@ def test_an_untouched_ledger_is_verified(filled: Path) -> None:
         "UPDATE plans SET num_evaluations = 9 WHERE state = 'approved'",
         "UPDATE plans SET evaluation = replace(evaluation, '20', '2') WHERE state = 'approved'",
         "UPDATE plans SET unit_column = 'ward' WHERE state = 'approved'",
+        "UPDATE plans SET reading = replace(reading, 'utf-8', 'cp1252') WHERE state = 'approved'",
+        "UPDATE plans SET reading = NULL WHERE state = 'approved'",
         "UPDATE plans SET plan = replace(plan, 'calm', 'loud') WHERE state = 'approved'",
         "UPDATE plans SET state = 'pending' WHERE state = 'approved'",
         "UPDATE plans SET state = 'approved', approved_at = judged_at, entry = 3 WHERE state = 'pending'",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from privet.client import chain
+from privet.client import chain, ledger_rows
 from privet.client.head import read_head
 from privet.client.ledger import Ledger, New, Stored
 from privet.common.errors import Code, RefusedError
@@ -189,8 +189,16 @@ def test_a_chain_is_a_function_of_what_schema_1_held(path: Path, tmp_path: Path)
 # From schema 2: no limit of a person's records was kept
 
 
+def _record(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As before schema 5: nothing of how records are told stands in tables and chain."""
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger_rows, "written", lambda _: None)
+        ledger.record_plan(PLAN, make_admission(PLAN), make_site())
+
+
 def as_schema_2(path: Path) -> None:
     with closing(sqlite3.connect(path)) as db:
+        db.execute("ALTER TABLE plans DROP COLUMN reading")
         db.execute("ALTER TABLE plans DROP COLUMN evaluate_only")
         db.execute("ALTER TABLE plans DROP COLUMN max_per_person")
         db.execute("ALTER TABLE plans DROP COLUMN person")
@@ -199,10 +207,10 @@ def as_schema_2(path: Path) -> None:
 
 
 @pytest.mark.parametrize("moment", ["before the head", "after the commit", None])
-def test_schema_2_goes_on(tmp_path: Path, moment: str | None) -> None:
+def test_schema_2_goes_on(tmp_path: Path, moment: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "two" / f"{DATA_ID}.sqlite"
     with Ledger.open(path, agent=True) as ledger:
-        ledger.record_plan(PLAN, make_admission(PLAN), make_site())
+        _record(ledger, monkeypatch)
         ledger.reserve(PLAN.digest, 1, "train", BODY)
     as_schema_2(path)
     if moment is not None:
@@ -216,15 +224,17 @@ def test_schema_2_goes_on(tmp_path: Path, moment: str | None) -> None:
         assert isinstance(ledger.reserve(PLAN.digest, 2, "train", BODY), New)
 
 
-def test_schema_3_goes_on(tmp_path: Path) -> None:
-    """Its plans train: none was approved for evaluating only."""
+@pytest.mark.parametrize("schema", [3, 4])
+def test_schemas_3_and_4_go_on(tmp_path: Path, schema: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plans of schema 3 train: none was approved for evaluating only. Of neither is it known how records were told."""
     path = tmp_path / "three" / f"{DATA_ID}.sqlite"
     with Ledger.open(path, agent=True) as ledger:
-        ledger.record_plan(PLAN, make_admission(PLAN), make_site())
+        _record(ledger, monkeypatch)
         ledger.reserve(PLAN.digest, 1, "train", BODY)
     with closing(sqlite3.connect(path)) as db:
-        db.execute("ALTER TABLE plans DROP COLUMN evaluate_only")
-        db.execute("PRAGMA user_version = 3")
+        for column in ("reading", "evaluate_only")[: 5 - schema]:
+            db.execute(f"ALTER TABLE plans DROP COLUMN {column}")
+        db.execute(f"PRAGMA user_version = {schema}")
         db.commit()
     with Ledger.open(path, agent=True) as ledger:
         assert ledger.behind() == []
@@ -232,6 +242,7 @@ def test_schema_3_goes_on(tmp_path: Path) -> None:
         row = ledger.plan(PLAN.digest)
         assert row is not None
         assert not row.admission.evaluate_only
+        assert row.reading is None
         assert isinstance(ledger.reserve(PLAN.digest, 2, "train", BODY), New)
 
 

@@ -54,3 +54,15 @@ def test_a_unit_is_looked_for_between_any_two_fractions(num_evaluations: int) ->
 def test_nothing_is_promised_without_delta() -> None:
     assert spent([executed(TRAIN, 1)], 0.0) == float("inf")
     assert spent([], 0.0) == 0.0
+
+
+def test_a_unit_that_was_told_otherwise_may_have_had_either_place_in_each_plan() -> None:
+    """It may have trained in the one plan and judged in the other: then no single place says what it met."""
+    one, other = executed(TRAIN, 3, 5, 0.8), executed(OTHER, 3, 5, 0.8)
+    alike = spent([one, other], DELTA)
+    apart = spent([one, replace(other, reading="another")], DELTA)
+    crossed = epsilon([TRAIN] * 3 + [METRICS] * 5, DELTA)
+    assert apart >= max(crossed, alike)
+    assert apart == spent([one], DELTA / 2) + spent([other], DELTA / 2)
+    whole = [executed(TRAIN, 3), replace(executed(OTHER, 3), reading="another")]  # every unit trains in both
+    assert spent(whole, DELTA) == epsilon([TRAIN] * 3 + [OTHER] * 3, DELTA)

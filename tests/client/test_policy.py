@@ -60,6 +60,28 @@ def test_what_is_fixed_at_admission(asked: list[dict[str, Any]]) -> None:
     assert (admission.epsilon, admission.delta) == (3.0, 5e-6)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"training": {"schedule": "cosine", "warmup_rounds": 2, "final_rate": 0.5, "learning_rate": 100.0}},
+        {"training": {"compression": "int8"}},
+        {"training": {"compression": "fp16", "optimizer": "sgd", "weight_decay": 1.0}},
+        {"task": {"class_weights": {"calm": 100.0}, "label_smoothing": 0.5}},
+        {"task": {"kind": "multilabel", "class_weights": {"calm": 1e-9}, "thresholds": {"calm": 0.01}}},
+        {"task": {"kind": "tokens", "entity_bound": 1000.0}, "model": {"pooling": "none"}},
+    ],
+)
+def test_what_and_how_is_learned_changes_neither_noise_nor_price(change: dict[str, Any]) -> None:
+    """A server chooses these freely: they are after the clip, or after the noise."""
+    site = make_site(member={"release": ("update", "per_class")})
+    plain, other = evaluating_plan("per_class"), edit(evaluating_plan("per_class"), **change)
+    assert other.digest != plain.digest
+    one, two = admit(plain, site, NOTHING), admit(other, site, NOTHING)
+    assert one.event is not None
+    assert (two.event, two.evaluation, two.epsilon, two.delta) == (one.event, one.evaluation, one.epsilon, one.delta)
+    assert (two.horizon, two.num_evaluations) == (one.horizon, one.num_evaluations)
+
+
 @pytest.mark.parametrize(("floor", "sigma"), [(0.5, 1.235), (1.2351, 1.236), (3.0, 3.0)])
 def test_never_under_the_floor(asked: list[dict[str, Any]], floor: float, sigma: float) -> None:
     admission = admit(make_plan(), make_site(policy={"min_noise_multiplier": floor}), NOTHING)

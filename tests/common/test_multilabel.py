@@ -74,6 +74,22 @@ def test_label_cells_come_from_every_format(tmp_path: Path, kind: str) -> None:
     assert without is None or len(without.unreadable) == 5  # elsewhere a list is no value
 
 
+def test_codes_of_a_list_that_are_no_text_spoil_their_row_alone(tmp_path: Path) -> None:
+    """One record does not decide whether a site is there at all."""
+    import pyarrow
+    from pyarrow import parquet
+
+    path, of_text = tmp_path / "notes.parquet", pyarrow.array([b"I10", b"E11", b"\xff\xfe", b"J45"]).view("string")
+    codes = pyarrow.ListArray.from_arrays(pyarrow.array([0, 2, None, 3, 3, 4], pyarrow.int32()), of_text)
+    parquet.write_table(pyarrow.table({"text": ["a"] * 5, "codes": codes}), path, row_group_size=2)
+    table = read_columns(path, ["text", "codes"], lists={"codes": ";"})
+    assert (table.columns["codes"], table.unreadable) == (["I10;E11", None, "", "J45"], [2])
+
+    dates = pyarrow.array([[2**31 - 1], [0], None], pyarrow.list_(pyarrow.date32()))  # the first is beyond any calendar
+    parquet.write_table(pyarrow.table({"text": ["a"] * 3, "codes": dates}), path)
+    assert read_columns(path, ["text", "codes"], lists={"codes": ";"}).columns["codes"][1:] == ["1970-01-01", None]
+
+
 # The plan
 
 

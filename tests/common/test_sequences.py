@@ -113,3 +113,30 @@ def test_no_error_quotes_a_word(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         read_sequences(path, "tokens", "tags")
     assert "Secretname" not in str(caught.value)
+
+
+def test_a_word_says_nothing_of_whose_the_next_texts_are(tmp_path: Path) -> None:
+    """Of one patient's texts none becomes another's by what stands in it."""
+    text = (
+        "# patient = p1\na O\n\n#patient=p9\tO\nb\tO\n\n#patient=p9 O\n\n-DOCSTART-x O\n\nc O\n\n"
+        "#\tx=1\tO\n\n# patient = p2\nd O\n\n#patient=p3\ne O\n"
+    )
+    table = _conll(tmp_path / "a.conll", text)
+    assert table.columns["patient"] == ["p1"] * 6 + ["p2", "p3"]
+    assert table.columns["1"][1:4] == ["#patient=p9 b", "#patient=p9", "-DOCSTART-x"]
+
+
+@pytest.mark.parametrize("damaged", [b"# patient = p\xff2", b"# pat\xffient = p2", b"# patient = p\x002"])
+def test_texts_below_a_comment_that_cannot_be_read_are_nobodys(tmp_path: Path, damaged: bytes) -> None:
+    """They are p2's, and would else be counted as those of p1."""
+    path = tmp_path / "a.conll"
+    path.write_bytes(b"# patient = p1\na O\n\n" + damaged + b"\nb O\n\nc O\n\n# patient = p3\nd O\n\n#\xff\tO\n\ne O\n")
+    table = read_sequences(path, "1", "-1", ["patient"])
+    assert dict(zip(table.columns["1"], table.columns["patient"], strict=True)) == {"a": "p1", "d": "p3", "e": "p3"}
+    assert table.unreadable == [5, 7, 12]
+
+
+def test_a_comment_of_spaces_takes_no_time(tmp_path: Path) -> None:
+    """A line is looked at once: none decides by its length whether a site is there in time."""
+    text = "# patient = p1\n#" + " a" * 3 + " " * 200_000 + "b= 1\na O\n"
+    assert _conll(tmp_path / "a.conll", text).columns["patient"] == ["p1"]

@@ -36,6 +36,9 @@ INSTALLED = ("tests/common/test_installed_methods.py",)
 METRICS = ("tests/client/test_evaluation.py", "tests/common/test_classification.py")
 SPLIT = ("tests/client/test_split.py", "tests/client/test_data.py")
 LABELS = ("tests/common/test_multilabel.py",)
+ENTITIES = ("tests/common/test_entities.py",)
+JUDGES = ("tests/client/test_evaluate_only.py",)
+READING = ("tests/client/test_reading.py",)
 FIGURES = ("tests/common/privacy/test_accountant.py", "tests/common/privacy/test_horizon.py")
 
 MUTANTS = (
@@ -183,9 +186,9 @@ MUTANTS = (
         "client/agent.py",
         "        reservation = self._ledger.reserve(body.plan_digest, body.round, kind, request.sha256)\n"
         "        if isinstance(reservation, Stored):",
-        "        early = compute()\n"
+        "        early = compute(ReplyBody(code=Code.OK, plan_digest=body.plan_digest, round=body.round))\n"
         "        reservation = self._ledger.reserve(body.plan_digest, body.round, kind, request.sha256)\n"
-        "        compute = lambda: early  # noqa: E731\n"
+        "        compute = lambda _: early  # noqa: E731\n"
         "        if isinstance(reservation, Stored):",
         AGENT,
     ),
@@ -278,7 +281,7 @@ MUTANTS = (
         "stored reply: trained anew for the same request",
         "client/agent.py",
         "            return self._headed(_stored(reservation))",
-        "            return self._headed(Reply(_stored(reservation).body, compute()))",
+        "            return self._headed(compute(_stored(reservation).body))",
         AGENT,
     ),
     Mutant(
@@ -459,6 +462,150 @@ MUTANTS = (
         "    return points < np.uint64(",
         "    return np.arange(len(points), dtype=np.uint64) * np.uint64(2**40) < np.uint64(",
         SPLIT,
+    ),
+    Mutant(
+        "split: records are told otherwise under an approved plan",
+        "client/ledger_rows.py",
+        "    allow_reading(data, row.reading)\n",
+        "",
+        READING,
+    ),
+    Mutant(
+        "split: how records are told is not kept with the approval",
+        "client/ledger_rows.py",
+        '        "reading": written(site.data),\n',
+        '        "reading": None,\n',
+        READING,
+    ),
+    Mutant(
+        "split: how records are told may be altered in the ledger",
+        "client/chain.py",
+        '        **({} if row["reading"] is None else {"reading": json.loads(row["reading"])}),\n',
+        "",
+        CHAIN,
+    ),
+    Mutant(
+        "split: the separator of lists counts for nothing",
+        "client/reading.py",
+        '_LISTS = ("jsonl", "parquet", "database")',
+        "_LISTS = ()",
+        READING,
+    ),
+    Mutant(
+        "metrics: entities, a unit's counts are not clipped",
+        "common/tasks/entities.py",
+        "np.maximum(sizes * bound, np.sqrt(squares) * _MARGIN)",
+        "np.maximum(sizes * bound, 0 * squares)",
+        ENTITIES,
+    ),
+    Mutant(
+        "metrics: entities, each cell is clipped by itself",
+        "common/tasks/entities.py",
+        "        squares += column**2\n",
+        "        squares = np.maximum(squares, column**2)\n",
+        ENTITIES,
+    ),
+    Mutant(
+        "metrics: entities, that there is no text shows in the code",
+        "common/tasks/entities.py",
+        "table.reshape(len(table), table.shape[1] // 3, 3)",
+        "table.reshape(len(table), -1, 3)",
+        ("tests/client/test_judging_neighbours.py",),
+    ),
+    Mutant(
+        "loss: the mean over the words of the batch",
+        "common/tasks/token_loss.py",
+        "losses.sum(dim=1) / counted.clamp(min=1) * weights",
+        "losses.sum(dim=1) / counted.sum().clamp(min=1) * weights",
+        ("tests/common/test_tagged.py",),
+    ),
+    Mutant(
+        "judges: rounds of a site that only evaluates",
+        "client/policy.py",
+        "        return 0 if self.evaluate_only else self.horizon\n",
+        "        return self.horizon\n",
+        JUDGES,
+    ),
+    Mutant(
+        "judges: a site changes its part under an approved plan",
+        "client/policy.py",
+        "    allow_part(site, plan.name, admission.evaluate_only)\n",
+        "",
+        JUDGES,
+    ),
+    Mutant(
+        "judges: the same number twice, with another draw",
+        "client/ledger_events.py",
+        "    return Stored(reply=stored_reply(known, where))",
+        '    return New(event_id=known["id"]) if known["kind"] == "evaluate" else Stored(stored_reply(known, where))',
+        ("tests/client/test_judging_neighbours.py",),
+    ),
+    Mutant(
+        "compression: every value is rounded by the same draw",
+        "common/compression.py",
+        "rounding.uniform(len(values)) < ",
+        "np.full(len(values), rounding.uniform(1)) < ",
+        ("tests/common/test_compression.py",),
+    ),
+    Mutant(
+        "compression: a stored update is rounded anew",
+        "common/messages.py",
+        "            return Reply(ReplyBody.model_validate_json(body), coded=_stored(form, load(data)))\n",
+        "            from privet.common.compression import decode\n"
+        "            from privet.common.privacy.noise import SecureNoise\n\n"
+        "            coded = _stored(form, load(data))\n"
+        "            coded = encode(coded.kind, decode(coded), SecureNoise())\n"
+        "            return Reply(ReplyBody.model_validate_json(body), coded=coded)\n",
+        ("tests/client/test_agent_compression.py",),
+    ),
+    Mutant(
+        "schedule: the noise is that of the rounds with the whole rate",
+        "client/policy.py",
+        "    steps = training.horizon * training.local_steps\n",
+        "    steps = (training.horizon - training.warmup_rounds) * training.local_steps\n",
+        POLICY,
+    ),
+    Mutant(
+        "data: one list that is no text hides the whole file",
+        "common/tables.py",
+        "    values, text = scalars(array.values, codec)\n",
+        "    values, text = array.values.to_pylist(), as_text\n",
+        LABELS,
+    ),
+    Mutant(
+        "data: texts below a damaged comment are the patient's above",
+        "common/sequences.py",
+        "            said = dict.fromkeys(said, MARK)",
+        "            pass",
+        ("tests/common/test_sequences.py",),
+    ),
+    Mutant(
+        "data: a word says whose the next texts are",
+        "common/sequences.py",
+        '    if not line.startswith("#") or "\\t" in line or',
+        '    if not line.startswith("#") or',
+        ("tests/common/test_sequences.py",),
+    ),
+    Mutant(
+        "words: a label steers the operator's terminal",
+        "client/describe.py",
+        "    text = repr(label)\n",
+        "    text = label\n",
+        ("tests/client/test_describe.py",),
+    ),
+    Mutant(
+        "words: labels push the price off the screen",
+        "client/describe.py",
+        "    return text if len(text) <= _SHOWN_CHARACTERS else",
+        "    return text if text else",
+        ("tests/client/test_describe.py",),
+    ),
+    Mutant(
+        "fused: a site computes passes of mixed lengths",
+        "client/fused/engine.py",
+        "        if self.num_rows is None and isinstance(data, TokenExamples):\n            return mixed(",
+        "        if isinstance(data, TokenExamples):\n            return mixed(",
+        ("tests/client/test_site_passes.py",),
     ),
     Mutant(
         "metrics: a withdrawn release still leaves",
