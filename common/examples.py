@@ -212,9 +212,9 @@ class FeatureExamples:
         self.windows = windows or Windows(np.ones(len(features), np.int64))
         sound = (features.abs() <= _LARGEST).all(dim=1, keepdim=True)  # false for nan
         self.features = torch.where(sound, features, torch.zeros_like(features))
-        unsound = np.zeros(len(labels), bool)
-        unsound[self.windows.record[~sound.numpy()[:, 0]]] = True
-        self.labels = without(labels, unsound)
+        self.unsound = np.zeros(len(labels), bool)  # [N], the records that have such a window
+        self.unsound[self.windows.record[~sound.numpy()[:, 0]]] = True
+        self.labels = without(labels, self.unsound)
         self._key = np.array([_content_key(row) for row in self.features.numpy()], np.uint64)
 
     def batches(self, windows: Integers) -> Iterator[Batch]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,8 +22,11 @@ def record_logits(classifier: Classifier, examples: Examples) -> Floats:
         from privet.common.tagging import entity_table
 
         return entity_table(classifier, examples)
-    layer = classifier.last_layer() if isinstance(examples, FeatureExamples) else classifier
-    return examples.windows.mean(_outputs(layer, examples, classifier.task.num_outputs))
+    if isinstance(examples, FeatureExamples):
+        found = examples.windows.mean(_outputs(classifier.last_layer(), examples, classifier.task.num_outputs))
+        found[examples.unsound] = np.nan  # their features are zero, and what is said of those is of nobody
+        return found
+    return examples.windows.mean(_outputs(classifier, examples, classifier.task.num_outputs))
 
 
 def frozen_features(classifier: Classifier, tokens: TokenExamples) -> FeatureExamples:

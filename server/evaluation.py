@@ -13,6 +13,7 @@ from privet.common.tables import read_columns
 from privet.common.tasks.base import Public, task_of
 from privet.common.tasks.targets import Targets, known
 from privet.common.tokens import tokenise
+from privet.server.public_metrics import judge_public
 from privet.server.tagged_public import load_tagged
 
 if TYPE_CHECKING:
@@ -81,8 +82,8 @@ class PublicEvaluator:
         self._examples = frozen_features(classifier, tokens) if frozen else tokens
 
     def __call__(self, arrays: Arrays) -> Public:
-        """Metrics of the adapter `arrays` on the public file."""
+        """Metrics of the adapter `arrays` on the public file. Raises: NotJudgedError."""
         from privet.common.inference import record_logits
 
         self._classifier.write(arrays)
-        return self._task.public_metrics(record_logits(self._classifier, self._examples), self._truth)
+        return judge_public(self._task, record_logits(self._classifier, self._examples), self._truth)

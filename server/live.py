@@ -183,6 +183,8 @@ class View:
         if event["public"]:
             self._judged(event["public"])
             words.append(self.public_words)
+        elif event.get("not_judged"):
+            words.append("not judged on public text")
         return "; ".join([*words, *self._evaluated(event)])
 
     def _evaluated(self, event: dict[str, Any]) -> list[str]:

@@ -31,6 +31,7 @@ from privet.server.heads import Heads
 from privet.server.judgement import NO_PUBLIC, Standing, goes_by_public, judged
 from privet.server.metrics import Evaluation, evaluation_number
 from privet.server.progress import Due, Past, Progress, Round
+from privet.server.public_metrics import NotJudgedError
 from privet.server.quorum import await_online, await_quorum
 from privet.server.roster import Roster, sound_reply
 
@@ -249,6 +250,7 @@ class PrivetStrategy(Strategy):  # type: ignore[misc]
         self, now: Round, updates: dict[str, dict[str, Floats]], failed: dict[str, str], aggregated: bool
     ) -> None:
         answered = sorted(updates)
+        public, why_not = self._judge(now.number) if aggregated else (None, None)
         row: Event = {
             "event": "round",
             "round": now.number,
@@ -257,10 +259,12 @@ class PrivetStrategy(Strategy):  # type: ignore[misc]
             "missing": sorted(set(now.names) - set(answered) - set(failed)),
             "failed": failed,
             "aggregated": aggregated,
-            "public": self._judge(now.number) if aggregated else None,
+            "public": public,
             "sites": None,
             "evaluation": None,
         }
+        if why_not is not None:
+            row["not_judged"] = why_not
         if self.plan.training.compression != "none":
             row["compression"] = {"kind": self.plan.training.compression, "error_bound": now.error_bound}
         row |= self._further(now.number)
@@ -361,10 +365,15 @@ class PrivetStrategy(Strategy):  # type: ignore[misc]
             self.state = State(dict(self.standing.arrays))
             self._on_event({"event": "kept", **told})
 
-    def _judge(self, number: int) -> dict[str, object] | None:
+    def _judge(self, number: int) -> tuple[dict[str, object] | None, str | None]:
+        """Public metrics, or why there are none where there might be."""
         if self._evaluate is None:
-            return None
-        public = self._evaluate(self.state.arrays).to_json()
+            return None, None
+        try:
+            public = self._evaluate(self.state.arrays).to_json()
+        except NotJudgedError as error:
+            self._on_event({"event": "warning", "text": f"not judged on public text: {error}"})
+            return None, str(error)
         if number == 0:
             self._on_event({"event": "initial", "public": public})
-        return public
+        return public, None

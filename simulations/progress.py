@@ -108,6 +108,8 @@ class SimulationView(View):
         if event["public"]:
             self._judged(event["public"])
             words.append(self.public_words)
+        elif event.get("not_judged"):
+            words.append("not judged on public text")
         measured = event.get("evaluation")
         if measured:
             shown = {**measured, "missing": [_named(measured["missing"])] if measured["missing"] else []}

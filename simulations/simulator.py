@@ -17,6 +17,7 @@ from privet.common.initial import initial_adapter
 from privet.common.live import Listener
 from privet.common.methods import method_for
 from privet.common.tasks.base import Public, record_width, task_of
+from privet.server.public_metrics import judge_public
 from privet.server.start_arrays import Start
 from privet.server.strategy import PrivetStrategy
 from privet.simulations.absence import Absence
@@ -130,7 +131,7 @@ class Simulator:
         listening.restore(place.kept, grid)
 
         def evaluate(arrays: Arrays) -> Public:
-            return self._task.public_metrics(self._logits(built.spec.flatten(arrays)), self._truth)
+            return judge_public(self._task, self._logits(built.spec.flatten(arrays)), self._truth)
 
         try:
             if folder is not None and on_event is not None:

@@ -164,6 +164,7 @@ class FusedWork:
                 for name, parameter in parameters.items():
                     parameter.copy_(torch.from_numpy(named[name]))
                 found = layer(examples.features)
+                found[torch.from_numpy(examples.unsound[examples.windows.record])] = torch.nan
         else:
             engine = FusedEngine(self._base, self.spec, self.spec, self._shape, self._task.per_example_loss)
             engine.adopt(named)

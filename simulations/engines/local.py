@@ -26,7 +26,7 @@ from privet.simulations.engines.store import SharedFile, Store
 from privet.simulations.engines.work import Recipe, Run
 
 _AHEAD = 2  # messages that a worker has at once: it never waits for the parent
-_SETTINGS = {
+SETTINGS = {
     **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS"), "1"),
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_OFFLINE": "1",
@@ -50,7 +50,7 @@ class _Worker:
                 [sys.executable, "-m", __name__.replace(".local", ".worker")]
                 + [str(fd) for fd in (theirs.fileno(), store, lifeline)],
                 pass_fds=(theirs.fileno(), store, lifeline),
-                env=os.environ | _SETTINGS | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                env=os.environ | SETTINGS | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=self.log,

@@ -8,14 +8,18 @@ sees every site's text.
 import contextlib
 import ipaddress
 import os
+import socket
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Self
 
 from privet.common.adapter import Arrays, Floats
 from privet.common.errors import ConfigError, PrivetError, RunError
 from privet.simulations.engines.engine import Built, Item, Job, Numbers, Result, Shard, build, num_cores, perform
+from privet.simulations.engines.local import SETTINGS
+from privet.simulations.engines.ray_cluster import join, loopback_alone
 from privet.simulations.engines.store import Store
 from privet.simulations.engines.work import Recipe, Run, Work
 
@@ -35,6 +39,10 @@ class Actor:
         torch.set_num_threads(1)
         self._store: Store | None = None
         self._work: Work | None = None
+
+    def version(self) -> tuple[str, str]:
+        """Of privet on this machine, and the machine's name."""
+        return socket.gethostname(), version("privet")
 
     def start(self, recipe: Recipe, arrays: dict[str, Any]) -> Built:
         if recipe.base is not None and not recipe.base.is_dir():  # another machine
@@ -75,14 +83,15 @@ class RayEngine:
         with _as_errors(ray):
             if self._ours and address is None:
                 _start_on_loopback(ray, num_workers or num_cores())
-            elif self._ours:
-                ray.init(address=address, log_to_driver=False, logging_level="error")
+            elif self._ours and address is not None:
+                join(ray, address)
         cores = int(ray.cluster_resources().get("CPU", 1))
         self.num_workers = num_workers or cores
         if self.num_workers > cores:
             self.close()
             raise ConfigError(f"the cluster has {cores} cores.", where="--workers", mend=f"give at most {cores}.")
-        self._actors = [ray.remote(num_cpus=1)(Actor).remote() for _ in range(self.num_workers)]
+        made = ray.remote(num_cpus=1, runtime_env={"env_vars": SETTINGS})(Actor)
+        self._actors = [made.remote() for _ in range(self.num_workers)]
 
     @property
     def words(self) -> str:
@@ -95,6 +104,11 @@ class RayEngine:
     def built(self) -> Built:
         with _as_errors(self._ray):
             found: list[Built] = self._ray.get(self._built, timeout=_PATIENCE)
+            versions = self._ray.get([actor.version.remote() for actor in self._actors], timeout=_PATIENCE)
+        others = sorted({f"{name} has {number}" for name, number in versions if number != version("privet")})
+        if others:
+            what = f"this machine has privet {version('privet')}, {', '.join(others[:3])}."
+            raise ConfigError(what, where="the cluster", mend="install one version on every machine.")
         return found[0]
 
     def attach(self, features: Floats) -> None:
@@ -169,23 +183,12 @@ def _library() -> "ModuleType":
 
 
 def _start_on_loopback(ray: Any, cores: int) -> None:
-    """Ray takes an address of the loopback interface, asked for, as a wish for the machine's own: it listens on
-    loopback alone only where it is told that there are no clusters, as it is by default on desktop systems.
+    """A Ray of its own, whatever clusters run on this machine or stand in RAY_ADDRESS: nobody asked for those.
 
     Raises: RunError where it listens elsewhere all the same.
     """
-    from ray._private import ray_constants
-
-    told, name = ray_constants.ENABLE_RAY_CLUSTER, ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
-    before = os.environ.get(name)
-    ray_constants.ENABLE_RAY_CLUSTER, os.environ[name] = False, "0"  # here, and in the processes that it starts
-    try:
-        ray.init(num_cpus=cores, include_dashboard=False, log_to_driver=False, logging_level="error")
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = told
-        os.environ.pop(name)
-        if before is not None:
-            os.environ[name] = before
+    with loopback_alone():
+        ray.init("local", num_cpus=cores, include_dashboard=False, log_to_driver=False, logging_level="error")
     if not ipaddress.ip_address(ray.util.get_node_ip_address()).is_loopback:
         ray.shutdown()
         raise RunError("it does not stay on this machine.", where="Ray", mend="install the version that privet pins.")

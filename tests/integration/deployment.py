@@ -45,12 +45,19 @@ socket.socket.connect, socket.getaddrinfo = connect, getaddrinfo
 class Process:
     """One `privet … --json`: its events, its words, its end."""
 
-    def __init__(self, name: str, command: list[str], folder: Path, environment: dict[str, str]) -> None:
+    def __init__(
+        self,
+        name: str,
+        command: list[str],
+        folder: Path,
+        environment: dict[str, str],
+        program: tuple[str, ...] = PRIVET,
+    ) -> None:
         self.name, self.events = name, list[dict[str, Any]]()
         self._log = folder / f"{name}.{time.monotonic_ns()}.log"
         with self._log.open("w") as log:
             self.child = subprocess.Popen(
-                [*PRIVET, *command], cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=log, text=True
+                [*program, *command], cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=log, text=True
             )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -113,7 +120,7 @@ class Deployment:
             self.port = int(probe.getsockname()[1])
         base = tiny_base(folder / "base")
         corpus = hospital_notes(num_sites=len(sites), num_patients=patients)
-        self.corpus_sites = corpus.sites
+        self.corpus, self.corpus_sites = corpus, corpus.sites
         self.home = folder / "server"
         self.run(
             *("init", "federation", "--host", "127.0.0.1", "--port", str(self.port), "--folder", str(self.home)),
@@ -159,11 +166,12 @@ class Deployment:
     def server(self, *more: str) -> Process:
         return self._start("server", ["server", "federation.toml", "--json", *more], self.home)
 
-    def client(self, name: str, *more: str) -> Process:
-        return self._start(name, ["client", "site.toml", "--json", *more], self.folder / name)
+    def client(self, name: str, *more: str, program: tuple[str, ...] = PRIVET) -> Process:
+        """program: what runs in the place of `privet`."""
+        return self._start(name, ["client", "site.toml", "--json", *more], self.folder / name, program)
 
-    def _start(self, name: str, command: list[str], folder: Path) -> Process:
-        self.started.append(Process(name, command, folder, self.environment))
+    def _start(self, name: str, command: list[str], folder: Path, program: tuple[str, ...] = PRIVET) -> Process:
+        self.started.append(Process(name, command, folder, self.environment, program))
         return self.started[-1]
 
     def ledger(self, name: str) -> dict[str, Any]:

@@ -46,10 +46,14 @@ class Authority:
         """The CA's certificate."""
         return self._certificate.public_bytes(Encoding.PEM)
 
-    def server(self, address: str = "127.0.0.1", *, days: int = 10) -> tuple[bytes, bytes, bytes]:
-        """(CA, certificate, key) as PEM for a server with this IP address; negative `days`: expired."""
+    def server(
+        self, address: str = "127.0.0.1", *, days: int = 10, host: str | None = None
+    ) -> tuple[bytes, bytes, bytes]:
+        """(CA, certificate, key) as PEM for a server with this IP address, or `host` instead; negative `days`:
+        expired."""
         key = new_key()
-        names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))])
+        name = x509.IPAddress(ipaddress.ip_address(address)) if host is None else x509.DNSName(host)
+        names = x509.SubjectAlternativeName([name])
         certificate = (
             self._builder("test server", key, self.key, days)
             .add_extension(names, critical=False)
