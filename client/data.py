@@ -6,17 +6,16 @@ content.
 """
 
 import hmac
-import unicodedata
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from privet.client.database import read_query
+from privet.client.records import Records, fixed, known_labels, plain
 from privet.client.report import DataReport, RowNumbers, Spread
-from privet.client.split import beyond_limit, point, split_key, taken, trains
+from privet.client.split import beyond_limit, point, split_key
 from privet.common.config import Site, TaskSpec
 from privet.common.errors import DataError
 from privet.common.sequences import is_tagged, read_sequences
@@ -32,66 +31,6 @@ __all__ = ["RECORD", "UNKNOWN", "DataReport", "Records", "load_records", "read_e
 RECORD = "record"  # as data.unit: each record is a unit
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class Records:
-    """A site's usable records.
-
-    texts: [N]. labels: the targets of the plan's task (`common.tasks.targets`), or UNKNOWN: the record stays and
-    contributes zero.
-    units: int64 [N], dense, 0 ≤ unit < num_units; numbered by first appearance and never sent.
-    report: for the operator only; of the whole data set.
-    """
-
-    texts: list[str]
-    labels: Targets
-    units: npt.NDArray[np.int64]
-    num_units: int
-    report: DataReport
-    local_labels: list[str]  # [N], NFC, trimmed: as the file has them
-    points: npt.NDArray[np.uint64]  # [num_units], each unit's place in [0, 1) by a keyed hash of its id
-    tags: list[Tags | None] | None = None  # [N], of the words, where the plan's task labels tokens
-
-    def split(self, train_fraction: float) -> tuple["Records", "Records"]:
-        """The records of the units that train, and those of the validation units; units are numbered anew in each.
-
-        Where a unit goes is a function of its id, the data set's id and the fraction alone. With `data.person` all
-        units of one person go together. At 1 every unit trains.
-        """
-        chosen = trains(self.points, train_fraction)
-        return self._of(chosen), self._of(~chosen)
-
-    def _of(self, chosen: npt.NDArray[np.bool_]) -> "Records":
-        """The records of the chosen units (bool [num_units]), in their order."""
-        kept, units = taken(self.units, chosen)
-        return replace(
-            self,
-            texts=[self.texts[index] for index in kept],
-            labels=_fixed(self.labels[kept]),
-            units=_fixed(units),
-            num_units=int(chosen.sum()),
-            local_labels=[self.local_labels[index] for index in kept],
-            points=self.points[chosen],
-            tags=None if self.tags is None else [self.tags[index] for index in kept],
-        )
-
-    def relabel(self, task: TaskSpec | Sequence[str], label_map: Mapping[str, str], separator: str = ";") -> "Records":
-        """The same records under a plan's task; the report stays that of the first reading. Labels alone are those of
-        a classification; separator: between several labels in one cell.
-
-        A function of plan and site file only: no file is read again, and no record makes it fail.
-        Raises: DataError where the map does not fit the plan.
-        """
-        found = task_of(task)
-        known = _known_labels(label_map, found.spec.labels, outside=found.per_token)
-        if found.per_token:
-            tags = read_tags(self.texts, self.local_labels, known)
-            return replace(self, labels=_fixed(tag_targets(tags)), tags=tags)
-        return replace(self, tags=None, labels=_fixed(found.targets(self.local_labels, known, separator)))
-
-    def __repr__(self) -> str:
-        return "Records(private)"
-
-
 def load_records(site: Site, task: TaskSpec | Sequence[str] | None, *, allow_empty: bool = False) -> Records:
     """Read the site's file or its database's rows and group the records by unit; `task` is the plan's, None where no
     plan is known yet: then every label is UNKNOWN until `Records.relabel`. Labels alone are those of a classification.
@@ -105,7 +44,7 @@ def load_records(site: Site, task: TaskSpec | Sequence[str] | None, *, allow_emp
     """
     data = site.data
     chosen = None if task is None else task_of(task)
-    known = {} if chosen is None else _known_labels(data.label_map, chosen.spec.labels, outside=chosen.per_token)
+    known = {} if chosen is None else known_labels(data.label_map, chosen.spec.labels, outside=chosen.per_token)
     if data.unit == RECORD and data.exclude is not None:
         mend = "name a unit column, or remove data.exclude and take those rows out of the file."
         raise DataError('with unit = "record" no record has an id to exclude.', where="data.exclude", mend=mend)
@@ -124,11 +63,11 @@ def load_records(site: Site, task: TaskSpec | Sequence[str] | None, *, allow_emp
 
     secret = bytes.fromhex(data.id)
     texts = [text or "" for text in table.columns[data.text]]
-    local_labels = [_plain(label or "") for label in table.columns[data.label]]
+    local_labels = [plain(label or "") for label in table.columns[data.label]]
     contents = [
         _content(secret, text, label) if text.strip() else None for text, label in zip(texts, local_labels, strict=True)
     ]
-    owners = None if owner is None else [_plain(name or "") for name in table.columns[owner]]
+    owners = None if owner is None else [plain(name or "") for name in table.columns[owner]]
     over = np.zeros(len(table.rows), np.bool_)
     if data.max_per_person is not None and owners is not None:
         over = beyond_limit(secret, owners, contents, data.max_per_person)
@@ -181,30 +120,10 @@ def read_exclude(path: Path) -> frozenset[str]:
     if problem:
         mend = "make it a readable UTF-8 file with one unit id a line, or remove data.exclude."
         raise DataError(problem, where=str(path), mend=mend)
-    ids = [_plain(line) for line in text.split("\n")]
+    ids = [plain(line) for line in text.split("\n")]
     return frozenset(
         name.removeprefix("\\") if name.startswith("\\#") else name for name in ids if name and name[0] != "#"
     )
-
-
-def _plain(text: str) -> str:
-    """The form in which unit ids and labels are compared."""
-    return unicodedata.normalize("NFC", text).strip()
-
-
-def _known_labels(label_map: Mapping[str, str], labels: Sequence[str], *, outside: bool = False) -> dict[str, int]:
-    """Local label -> index of the plan's label. outside: "O" is one too, -1. Raises: DataError when the map does not
-    fit the plan."""
-    plan = {_plain(label): index for index, label in reversed(list(enumerate(labels)))}
-    plan |= {"O": -1} if outside else {}
-    absent = sorted({target for target in label_map.values() if _plain(target) not in plan})
-    if absent:
-        shown = ", ".join(repr(label) for label in labels[:20]) + (", …" if len(labels) > 20 else "")
-        what = f"names {', '.join(map(repr, absent[:5]))}, which the plan does not have."
-        raise DataError(what, where="data.label_map", mend=f"the plan's labels are {shown}.")
-    if len({_plain(local) for local in label_map}) < len(label_map):
-        raise DataError("names one label twice.", where="data.label_map", mend="keep one of the entries.")
-    return plan | {_plain(local): plan[_plain(target)] for local, target in label_map.items()}
 
 
 class _Kept:
@@ -271,7 +190,7 @@ class _Kept:
     ) -> Records:
         """What was kept, with its targets, and the report; `rows` counts readable and unreadable ones, `notes` warn of
         the source."""
-        unit_array, num_units = _fixed(np.array(self.members, np.int64)), len(self.units)
+        unit_array, num_units = fixed(np.array(self.members, np.int64)), len(self.units)
         sizes = np.bincount(unit_array, minlength=num_units)
         counts = per_label(targets, len(labels))
         unknown = np.array(self.rows, np.int64)[~is_known(targets)].tolist()
@@ -295,16 +214,10 @@ class _Kept:
         )
         points = np.array(self.points, dtype=np.uint64)
         points.setflags(write=False)
-        return Records(self.texts, _fixed(targets), unit_array, num_units, report, self.local_labels, points)
+        return Records(self.texts, fixed(targets), unit_array, num_units, report, self.local_labels, points)
 
 
 def _content(key: bytes, text: str, label: str) -> bytes:
     """HMAC-SHA256 of a record's content, 32 bytes; the length keeps text and label apart."""
-    encoded = _plain(text).encode()
+    encoded = plain(text).encode()
     return hmac.digest(key, len(encoded).to_bytes(8, "big") + encoded + label.encode(), "sha256")
-
-
-def _fixed(values: Targets) -> Targets:
-    array = np.array(values)
-    array.setflags(write=False)
-    return array

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from decimal import ROUND_CEILING, Decimal
 from typing import Any
 
+from privet.client.admission import Admission
 from privet.client.engines import asked_in_words
 from privet.client.flows import NEVER, flows, release_words
-from privet.client.policy import Admission
 from privet.common.config import Plan, Site
 from privet.common.methods.installed import words
 from privet.common.privacy.events import EvaluateEvent

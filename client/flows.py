@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from privet.client.policy import Admission
+from privet.client.admission import Admission
 from privet.common.compression import BLOCK, Compression
 from privet.common.config import Plan, Site
 from privet.common.errors import Code

@@ -20,6 +20,7 @@ from typing import Literal, Self
 import platformdirs
 
 from privet.client import chain, ledger_check
+from privet.client.admission import Admission, Committed
 from privet.client.head import Head, newest
 from privet.client.ledger_events import Kind, list_events, reserve_event, store_reply
 from privet.client.ledger_evidence import MEND, Charge, Evidence, allow, charge, holds, note, note_log, unsettled
@@ -38,7 +39,6 @@ from privet.client.ledger_rows import (
     write_plan,
 )
 from privet.client.ledger_summary import Summary, summarize
-from privet.client.policy import Admission, Committed
 from privet.common.config import Plan, Site
 from privet.common.errors import Code, RefusedError
 

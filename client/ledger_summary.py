@@ -78,22 +78,22 @@ def spent(executed: Sequence[Executed], delta: float) -> float:
     if len(readings) > 1 and any(one.train_fraction < 1 for one in executed):
         part = delta / len(readings)
         return math.fsum(spent([one for one in executed if one.reading == each], part) for each in readings)
-    from privet.common.privacy.accountant import epsilon
+    from privet.common.privacy.horizon import Horizon, horizon_epsilon
 
-    places = sorted({0.0} | {one.train_fraction for one in executed if one.train_fraction < 1})
-    largest = 0.0
-    for place in places:
-        if place > 0 and not any(one.num_evaluations for one in executed if one.train_fraction <= place):
-            continue  # fewer events than at place 0
-        events: list[Event] = []
-        for one in executed:
-            if one.train_fraction > place:
-                events += [one.train] * one.num_train
-            elif one.evaluation is not None:
-                events += [one.evaluation] * one.num_evaluations
-        if events:
-            largest = max(largest, epsilon(events, delta) if delta > 0 else math.inf)
-    return largest
+    horizons = [
+        Horizon(
+            train=one.train,
+            rounds=one.num_train,
+            evaluation=one.evaluation,
+            num_evaluations=one.num_evaluations,
+            train_fraction=one.train_fraction,
+        )
+        for one in executed
+        if one.num_train or one.num_evaluations
+    ]
+    if not horizons:
+        return 0.0
+    return horizon_epsilon(horizons, delta) if delta > 0 else math.inf
 
 
 def _executed(db: sqlite3.Connection, counts: dict[str, dict[str, int]]) -> list[Executed]:

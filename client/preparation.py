@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
+from privet.client.admission import Admission
 from privet.client.data import Records
-from privet.client.policy import Admission
 from privet.client.training import RoundTrainer
 from privet.common import adapter
 from privet.common.adapter import AdapterSpec

@@ -19,8 +19,8 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
+from privet.client.admission import Admission
 from privet.client.apart import Apart
-from privet.client.policy import Admission
 from privet.common.config import Plan, Site
 from privet.common.errors import ConfigError
 

@@ -14,15 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privet.common.sequences import words_of
-from privet.common.tokens import _parts as parts
-from privet.common.tokens import _sound as sound
-from privet.common.tokens import character_limit
+from privet.common.tokens import character_limit, first_windows, one_by_one, runs, sound
 
 __all__ = ["NO_WORD", "Aligned", "align"]
 
 NO_WORD = -1
 
 Integers = NDArray[np.int32]
+Pieces = tuple[NDArray[np.int64], NDArray[np.int64]]  # of one window: ids, and characters from and to
 
 
 @dataclass(frozen=True, repr=False)
@@ -57,9 +56,12 @@ def align(
     usable = np.ones(len(texts), np.bool_)
     counts = np.ones(len(texts), np.int64)
     limit = character_limit(longest, windows)
-    for start, end in parts([min(len(text), limit) for text in texts]):
-        part = [text[:limit] for text in texts[start:end]]
-        for number, found in enumerate(_encode(tokenizer, part, longest, windows, stride), start):
+
+    def encode(part: list[str]) -> list[list[Pieces]]:
+        return _windows(tokenizer, part, longest, windows, stride)
+
+    for start, end in runs([min(len(text), limit) for text in texts]):
+        for number, found in enumerate(one_by_one(encode, [text[:limit] for text in texts[start:end]]), start):
             usable[number] = bool(found) and all(sound(row, longest, vocabulary) for row, _ in found)
             if not usable[number]:
                 found = [(np.array([pad]), np.zeros((1, 2), np.int64))]
@@ -96,38 +98,22 @@ def judged(text: str, spans: Sequence[NDArray[np.int64]]) -> list[Integers]:
     return tables
 
 
-def _encode(
-    tokenizer: Any, texts: list[str], longest: int, windows: int, stride: int
-) -> list[list[tuple[NDArray[np.int64], NDArray[np.int64]]]]:
-    """Ids and characters of the windows of each text; none of a text that the tokenizer fails on."""
-    try:
-        return _windows(tokenizer, texts, longest, windows, stride)
-    except KeyboardInterrupt:
-        raise
-    except BaseException:  # a panic in the tokenizer's Rust is not an Exception; one text must not tell on itself
-        if len(texts) == 1:
-            return [[]]
-        return [found for text in texts for found in _encode(tokenizer, [text], longest, windows, stride)]
-
-
-def _windows(
-    tokenizer: Any, texts: list[str], longest: int, windows: int, stride: int
-) -> list[list[tuple[NDArray[np.int64], NDArray[np.int64]]]]:
+def _windows(tokenizer: Any, texts: list[str], longest: int, windows: int, stride: int) -> list[list[Pieces]]:
+    """Ids and characters of the windows of each text. Raises: whatever the tokenizer does, and for a wrong answer."""
     settings: dict[str, Any] = {"truncation": True, "max_length": longest, "return_attention_mask": False}
     if windows > 1:
         settings |= {"stride": stride, "return_overflowing_tokens": True}
     encoded = tokenizer(texts, return_offsets_mapping=True, **settings)
-    rows, places = encoded["input_ids"], encoded["offset_mapping"]
     owners = encoded["overflow_to_sample_mapping"] if windows > 1 else range(len(texts))
-    found: list[list[tuple[NDArray[np.int64], NDArray[np.int64]]]] = [[] for _ in texts]
-    for row, spans, owner in zip(rows, places, owners, strict=True):
-        if owner < 0:
-            raise ValueError("Expected no negative number of a text.")
-        if len(found[owner]) < windows:
-            characters = np.asarray(spans, np.int64).reshape(-1, 2)
-            if len(characters) != len(row) or characters.min(initial=0) < 0:
-                raise ValueError("Expected the characters of every piece.")
-            found[owner].append((np.asarray(row[: longest + 1], np.int64), characters[: longest + 1]))
-    if not all(found):
-        raise ValueError("Expected a window of every text.")
-    return found
+    rows = list(zip(encoded["input_ids"], encoded["offset_mapping"], strict=True))
+    return [
+        [_pieces(row, spans, longest) for row, spans in found]
+        for found in first_windows(rows, owners, len(texts), windows)
+    ]
+
+
+def _pieces(row: Any, spans: Any, longest: int) -> Pieces:
+    characters = np.asarray(spans, np.int64).reshape(-1, 2)
+    if len(characters) != len(row) or characters.min(initial=0) < 0:
+        raise ValueError("Expected the characters of every piece.")
+    return np.asarray(row[: longest + 1], np.int64), characters[: longest + 1]

@@ -139,6 +139,13 @@ def positions(names: Sequence[str], wanted: Sequence[str], where: str, hint: str
     return [found.index(plain(column)) for column in wanted]
 
 
+def header_positions(header: Sequence[str], delimiter: str, wanted: Sequence[str], where: str) -> list[int]:
+    """As `positions`, in the header of a CSV or TSV file; the mend says so where another delimiter parts it."""
+    other = next((mark for mark in ";\t|," if len(header) == 1 and mark != delimiter and mark in header[0]), "")
+    hint = f"its header seems to be separated by {other!r}: save the file with {delimiter!r}." if other else ""
+    return positions(header, wanted, where, hint)
+
+
 def candidates(column: str, names: Sequence[str]) -> str:
     """The mend for an absent column. A first line that does not look like names may be a record: it is not shown."""
     if not all(len(n) <= 40 and len(n.split()) <= 5 and n.isprintable() and not n[:1].isdigit() for n in names):

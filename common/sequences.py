@@ -5,17 +5,17 @@ the tags joined so (`words_of` takes them apart; white space within a word or ta
 A text that cannot be read is told by its number and leaves its neighbours untouched; nothing here shows a word.
 """
 
-import json
+import contextlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from privet.common.columns import Rows, Table, as_text, candidates, plain
+from privet.common.columns import Rows, Table, as_text, plain
 from privet.common.decoding import MARK, MARKING, text_codec
 from privet.common.errors import DataError
-from privet.common.tables import check_file, members, read_columns
+from privet.common.json_lines import Columns, objects
+from privet.common.tables import check_file, read_columns
 
 __all__ = [
     "DOCUMENT",
@@ -112,7 +112,7 @@ def read_sequences(
         return _read_columns(file, path, words, tags, places, wanted)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _opened(path: Path, encoding: str) -> Iterator[TextIO]:
     """The file's text; bytes that are none of the encoding stay in their lines, as MARK. Raises: DataError."""
     codec = text_codec(encoding)
@@ -134,59 +134,43 @@ def _opened(path: Path, encoding: str) -> Iterator[TextIO]:
 
 
 def _read_json_lines(file: TextIO, path: Path, words: str, tags: str, wanted: Sequence[str]) -> Table:
-    found, absent, numbered = Rows(wanted), set(wanted), False
-    names: dict[str, None] | None = None  # those that every row has: the others may be content
-    decoder = json.JSONDecoder(object_pairs_hook=members)
-    for number, line in enumerate(file, start=1):
-        line = line.removeprefix("\ufeff").strip() if number == 1 else line.strip()
-        if not line:
-            continue
+    found, columns, numbered = Rows(wanted), Columns(wanted, str(path)), False
+    text, label = wanted.index(words), wanted.index(tags)
+    for number, record in objects(file):
         values: list[str | None] | None = None
-        if "\0" not in line and MARK not in line:
-            try:
-                record = decoder.decode(line)
-                if isinstance(record, dict):
-                    record = {plain(key): value for key, value in record.items()} | record
-                    names = {name: None for name in (record if names is None else names) if name in record}
-                    absent.difference_update(name for name in wanted if plain(name) in record)
-                    numbered = numbered or _are_numbers(record.get(tags, record.get(plain(tags))))
-                    values = _values(record, words, tags, wanted)
-            except (ValueError, TypeError, RecursionError):
-                values = None
+        if record is not None:
+            cells = columns.of(record)
+            numbered = numbered or _are_numbers(cells[label])
+            with contextlib.suppress(ValueError, TypeError):
+                values = _values(cells, text, label)
         if values is None:
             found.unreadable.append(number)
         else:
             found.add(number, values)
-    if absent and names is not None:
-        column = next(column for column in wanted if column in absent)
-        raise DataError(f"has no column {column!r}.", where=str(path), mend=candidates(column, list(names)))
+    columns.check()
     if numbered and not found.rows:
         raise DataError(_NUMBERS, where=str(path), mend='write names instead: "O", "B-Disease", "I-Disease".')
     return found.table()
 
 
-def _values(record: Mapping[str, object], words: str, tags: str, wanted: Sequence[str]) -> list[str | None]:
-    """Raises: ValueError, TypeError for a text that cannot be read."""
-    found: dict[str, str | None] = {}
-    for column in wanted:
-        value = record.get(column, record.get(plain(column)))
-        if column not in (words, tags):
-            found[column] = as_text(value)
-        elif isinstance(value, list) and all(isinstance(part, str) for part in value):
-            found[column] = _joined(value)
-            if column == tags and not all(part.strip() for part in value):
-                raise ValueError("an empty tag")
-        else:
-            raise TypeError("no list of strings")
-    _check_lengths(record.get(words, record.get(plain(words))), record.get(tags, record.get(plain(tags))))
-    return [found[column] for column in wanted]
+def _values(cells: Sequence[object], text: int, label: int) -> list[str | None]:
+    """The cells as text. text, label: the places of words and tags.
 
-
-def _check_lengths(words: object, tags: object) -> None:
-    assert isinstance(words, list)
-    assert isinstance(tags, list)
+    Raises: ValueError, TypeError for a text that cannot be read.
+    """
+    words, tags = _strings(cells[text]), _strings(cells[label])
+    if not all(tag.strip() for tag in tags):
+        raise ValueError("an empty tag")
     if len(words) != len(tags):
         raise ValueError("another number of tags than of words")
+    lists = {text: words, label: tags}
+    return [_joined(lists[place]) if place in lists else as_text(cell) for place, cell in enumerate(cells)]
+
+
+def _strings(value: object) -> list[str]:
+    if not isinstance(value, list) or not all(isinstance(part, str) for part in value):
+        raise TypeError("no list of strings")
+    return value
 
 
 def _joined(parts: Sequence[str]) -> str:

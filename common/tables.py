@@ -4,16 +4,17 @@ Reads a site's private records and the server's public evaluation file. A row th
 and leaves its neighbours untouched; nothing here shows a cell. Nothing is written: no cache, no temporary file.
 """
 
-import json
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
 from privet.common import delimited
-from privet.common.columns import Rows, Table, as_text, candidates, joined_text, plain, positions
-from privet.common.decoding import MARK, MARKING, text_codec
+from privet.common.columns import Rows, Table, as_text, header_positions, joined_text, positions
+from privet.common.decoding import MARKING, text_codec
 from privet.common.errors import DataError
+from privet.common.json_lines import Columns, objects
 
 __all__ = ["FORMATS", "Table", "read_columns", "table_format"]
 
@@ -95,9 +96,7 @@ def _read_delimited(file: TextIO, path: Path, wanted: Sequence[str], delimiter: 
     if header is None:
         mend = "give a file whose first line names the columns, and state its encoding."
         raise DataError("its header cannot be read.", where=str(path), mend=mend)
-    other = next((mark for mark in ";\t|," if len(header) == 1 and mark != delimiter and mark in header[0]), "")
-    hint = f"its header seems to be separated by {other!r}: save the file with {delimiter!r}." if other else ""
-    places = positions(header, wanted, str(path), hint)
+    places = header_positions(header, delimiter, wanted, str(path))
     for number, fields in rows:
         if fields is None:
             found.unreadable.append(number)
@@ -107,50 +106,24 @@ def _read_delimited(file: TextIO, path: Path, wanted: Sequence[str], delimiter: 
 
 
 def _read_json_lines(file: TextIO, path: Path, wanted: Sequence[str], lists: Mapping[str, str]) -> Table:
-    found, absent = Rows(wanted), set(map(plain, wanted))
-    names: dict[str, None] | None = None  # those that every row has: the others may be content
-    decoder, texts = json.JSONDecoder(object_pairs_hook=members), [_text_of(column, lists) for column in wanted]
-    for number, line in enumerate(file, start=1):
-        line = line.removeprefix("\ufeff").strip() if number == 1 else line.strip()
-        if not line:
-            continue
+    found, columns = Rows(wanted), Columns(wanted, str(path))
+    texts = [_text_of(column, lists) for column in wanted]
+    for number, record in objects(file):
         values: list[str | None] | None = None
-        if "\0" not in line and MARK not in line:
-            try:
-                record = decoder.decode(line)
-                if isinstance(record, dict):
-                    names = {name: None for name in (record if names is None else names) if name in record}
-                    if absent:
-                        absent.difference_update(map(plain, record))
-                    if not all(column in record for column in wanted):
-                        record = {plain(key): value for key, value in record.items()} | record
-                    values = [
-                        text(record.get(column, record.get(plain(column))))
-                        for column, text in zip(wanted, texts, strict=True)
-                    ]
-            except (ValueError, TypeError, RecursionError):
-                values = None
+        if record is not None:
+            with contextlib.suppress(ValueError, TypeError):
+                values = [text(value) for text, value in zip(texts, columns.of(record), strict=True)]
         if values is None:
             found.unreadable.append(number)
         else:
             found.add(number, values)
-    if absent and names is not None:
-        column = next(column for column in wanted if plain(column) in absent)
-        raise DataError(f"has no column {column!r}.", where=str(path), mend=candidates(column, list(names)))
+    columns.check()
     return found.table()
 
 
 def _text_of(column: str, lists: Mapping[str, str]) -> Callable[[object], str | None]:
     """What makes a value of this column text."""
     return partial(joined_text, separator=lists[column]) if column in lists else as_text
-
-
-def members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object whose names are distinct: which of two units a row belongs to is not guessed."""
-    record = dict(pairs)
-    if len(record) != len(pairs):
-        raise ValueError("a name stands twice")
-    return record
 
 
 def _read_parquet(path: Path, wanted: Sequence[str], codec: str, lists: Mapping[str, str]) -> Table:

@@ -1,7 +1,7 @@
 """Texts to windows of token ids, by a tokenizer that came with the base that a server named."""
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,8 @@ from privet.common.tasks.targets import without
 if TYPE_CHECKING:
     from privet.common.examples import Integers, TokenExamples
     from privet.common.tasks.targets import Targets
+
+T = TypeVar("T")
 
 _TEXTS_AT_ONCE = 2048
 _CHARACTERS_AT_ONCE = 2**21  # the tokenizer needs some hundred bytes for each
@@ -66,10 +68,14 @@ def token_rows(
     usable = np.ones(len(texts), bool)
     counts = np.ones(len(texts), np.int64)
     limit = character_limit(longest, windows)
-    for start, end in _parts([min(len(text), limit) for text in texts]):
-        part = list(texts[start:end])
-        for record, rows in enumerate(_encode(tokenizer, part, longest, windows, stride), start):
-            usable[record] = bool(rows) and all(_sound(row, longest, vocabulary) for row in rows)
+
+    def encode(part: list[str]) -> list[list[NDArray[np.int64]]]:
+        found = split(tokenizer, part, longest, windows, stride)
+        return [[np.asarray(row[: longest + 1], np.int64) for row in rows] for rows in found]
+
+    for start, end in runs([min(len(text), limit) for text in texts]):
+        for record, rows in enumerate(one_by_one(encode, list(texts[start:end])), start):
+            usable[record] = bool(rows) and all(sound(row, longest, vocabulary) for row in rows)
             if usable[record]:
                 counts[record] = len(rows)
                 ids += [row.astype(np.int32) for row in rows]
@@ -98,9 +104,16 @@ def split(tokenizer: Any, texts: list[str], longest: int, windows: int, stride: 
         settings |= {"stride": stride, "return_overflowing_tokens": True}
     limit = character_limit(longest, windows)
     encoded = tokenizer([text[:limit] for text in texts], **settings)
-    rows = encoded["input_ids"]
     owners = encoded["overflow_to_sample_mapping"] if windows > 1 else range(len(texts))
-    found: list[list[list[int]]] = [[] for _ in texts]
+    return first_windows(encoded["input_ids"], owners, len(texts), windows)
+
+
+def first_windows(rows: Sequence[T], owners: Iterable[int], num_texts: int, windows: int) -> list[list[T]]:
+    """What a tokenizer gave for windows, text by text, at most `windows` of each; owners: whose each row is.
+
+    Raises: ValueError, IndexError or TypeError where it does not fit the texts.
+    """
+    found: list[list[T]] = [[] for _ in range(num_texts)]
     for row, owner in zip(rows, owners, strict=True):
         if owner < 0:
             raise ValueError("Expected no negative number of a text.")
@@ -111,7 +124,20 @@ def split(tokenizer: Any, texts: list[str], longest: int, windows: int, stride: 
     return found
 
 
-def _parts(lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
+def one_by_one(encode: Callable[[list[str]], list[list[T]]], texts: list[str]) -> list[list[T]]:
+    """What `encode` gives for each text; none of one that it fails on. It is asked for all at once, and for each alone
+    where that fails."""
+    try:
+        return encode(texts)
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # a panic in the tokenizer's Rust is not an Exception; one record must not tell on itself
+        if len(texts) == 1:
+            return [[]]
+        return [found for text in texts for found in one_by_one(encode, [text])]
+
+
+def runs(lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
     """From and to of each run of texts that are tokenised together; a run is a single text or within both limits."""
     start = total = 0
     for at, length in enumerate(lengths):
@@ -123,20 +149,8 @@ def _parts(lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
         yield start, len(lengths)
 
 
-def _encode(tokenizer: Any, texts: list[str], longest: int, windows: int, stride: int) -> list[list[NDArray[np.int64]]]:
-    """The windows of each text; none of a text that the tokenizer fails on."""
-    try:
-        found = split(tokenizer, texts, longest, windows, stride)
-        return [[np.asarray(row[: longest + 1], np.int64) for row in rows] for rows in found]
-    except KeyboardInterrupt:
-        raise
-    except BaseException:  # a panic in the tokenizer's Rust is not an Exception; one record must not tell on itself
-        if len(texts) == 1:
-            return [[]]
-        return [rows for text in texts for rows in _encode(tokenizer, [text], longest, windows, stride)]
-
-
-def _sound(row: NDArray[np.int64], longest: int, vocabulary: int | None) -> bool:
+def sound(row: NDArray[np.int64], longest: int, vocabulary: int | None) -> bool:
+    """Whether a window's ids [T] may be read: as many as were asked for at most, all within the vocabulary."""
     if row.ndim != 1 or not 0 < len(row) <= longest:
         return False
     return vocabulary is None or bool(row.min() >= 0 and row.max() < vocabulary)

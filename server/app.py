@@ -67,6 +67,7 @@ def run_server(
         fleet = stack.enter_context(serving(federation, classifier.spec, certificates, allowed, on_event))
         folder = RunFolder.new(server.runs, plan) if going is None else RunFolder(going.path, plan, again=True)
         stack.callback(folder.close)
+        folder.resume = command
         stack.enter_context(resumable(command))
         audit.started()
         stack.push(lambda _kind, error, _trace: audit.stopped(error))

@@ -6,13 +6,14 @@ asked for metrics, and once these are in.
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from privet.common.adapter import digest
-from privet.common.errors import ModelError
+from privet.common.errors import ModelError, RunError
 from privet.common.live import Event
 from privet.common.methods import State
 from privet.common.privacy.statement import Statement
@@ -83,6 +84,19 @@ def write_durably(path: Path, content: bytes) -> None:
         os.fsync(descriptor)  # the name, too
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def writing(where: Path, then: str) -> Iterator[None]:
+    """then: how to go on once there is room. Raises: RunError for what the file system refuses within."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(
+            f"cannot be written ({error.strerror or error}).",
+            where=str(error.filename or where),
+            mend=f"free space, or make it writable, then {then}.",
+        ) from None
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

@@ -4,19 +4,20 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from privet.common.adapter import Arrays, digest
 from privet.common.config import Plan
-from privet.common.errors import ConfigError, RunError
+from privet.common.errors import ConfigError
 from privet.common.live import Event
 from privet.common.privacy.statement import Statement
 from privet.server.asked import Asked, save_asked
 from privet.server.card import model_card, privacy_json
-from privet.server.checkpoint import Checkpoint, save_checkpoint, write_durably
+from privet.server.checkpoint import Checkpoint, save_checkpoint, write_durably, writing
 from privet.server.export import export_adapter, export_sentence_transformers, plan_toml
 from privet.server.judgement import kept_round
 from privet.server.report import environment_event, read_run, report_html
@@ -34,6 +35,7 @@ class RunFolder:
     def __init__(self, path: Path, plan: Plan, *, again: bool = False) -> None:
         """again: open a folder that exists, and clear away what a kill left half-written."""
         self.path, self._plan = path, plan
+        self.resume = ""  # the command that goes on with this run; told where something cannot be written
         try:
             if not again:
                 path.mkdir(parents=True)
@@ -42,7 +44,7 @@ class RunFolder:
         except OSError as error:
             raise ConfigError(f"cannot be made ({error}).", where=str(path), mend="give a writable folder.") from None
         metrics = path / "metrics.jsonl"
-        with _written(metrics):
+        with self._writing(metrics):
             if again:
                 _clear(path)
             else:
@@ -59,7 +61,7 @@ class RunFolder:
 
     def record(self, event: Event, *, durably: bool = True) -> None:
         line = (json.dumps(event, sort_keys=True) + "\n").encode()
-        with _written(self.path / "metrics.jsonl"):
+        with self._writing(self.path / "metrics.jsonl"):
             end = os.fstat(self._metrics).st_size
             try:
                 while line:
@@ -74,14 +76,14 @@ class RunFolder:
     def keep(self, checkpoint: Checkpoint) -> None:
         """Store a checkpoint; the two newest stay."""
         folder = self.path / "checkpoints"
-        with _written(folder):
+        with self._writing(folder):
             save_checkpoint(checkpoint, folder)
             for old in sorted(folder.glob("round-*.safetensors"))[:-2]:
                 old.unlink()
 
     def ask(self, asked: Asked) -> None:
         """Store what is about to be asked."""
-        with _written(self.path / "checkpoints"):
+        with self._writing(self.path / "checkpoints"):
             save_asked(asked, self.path / "checkpoints")
 
     def finish(
@@ -131,24 +133,14 @@ class RunFolder:
             export_sentence_transformers(classifier, base, merged_folder, documents=statement)
         self.record(environment_event(command) | ({"simulated": True} if simulated else {}))
         page = report_html(read_run(self.path))
-        with _written(self.path / "report.html"):
+        with self._writing(self.path / "report.html"):
             write_durably(self.path / "report.html", page.encode())
 
     def close(self) -> None:
         os.close(self._metrics)
 
-
-@contextlib.contextmanager
-def _written(where: Path) -> Iterator[None]:
-    """Raises: RunError for what the file system refuses within."""
-    try:
-        yield
-    except OSError as error:
-        raise RunError(
-            f"cannot be written ({error.strerror or error}).",
-            where=str(error.filename or where),
-            mend="free space, or make it writable, then go on with `privet server FILE --resume`.",
-        ) from None
+    def _writing(self, where: Path) -> AbstractContextManager[None]:
+        return writing(where, f"go on with `{self.resume}`" if self.resume else "start again")
 
 
 def _clear(path: Path) -> None:

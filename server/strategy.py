@@ -17,12 +17,12 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricReco
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
-from privet.common.adapter import MAX_WEIGHT, AdapterSpec, Arrays, Floats
+from privet.common.adapter import AdapterSpec, Arrays, Floats
 from privet.common.config import Plan
-from privet.common.errors import Code, WireError
+from privet.common.errors import Code
 from privet.common.live import Event, Listener
 from privet.common.messages import EvaluateBody, FinishBody, Request, TrainBody, to_record
-from privet.common.methods import State, Stated, Update, aggregation_weights, method_for
+from privet.common.methods import State, method_for
 from privet.common.tasks.base import Public, task_of
 from privet.common.tasks.score import ACCURACY
 from privet.server.asked import Asked
@@ -34,10 +34,10 @@ from privet.server.progress import Due, Past, Progress, Round
 from privet.server.public_metrics import NotJudgedError
 from privet.server.quorum import await_online, await_quorum
 from privet.server.roster import Roster, sound_reply
+from privet.server.updates import collect, weighted
 
 _FINISH_TIMEOUT = 15.0  # seconds for the sites to hear that it is over
 _BACK_TIMEOUT = 30.0  # seconds for them to come back first, where the server was started again for that
-_ASK_ANEW = (Code.UNKNOWN_PLAN, Code.PENDING, Code.REFUSED_BUDGET, Code.REFUSED_POLICY, Code.LEDGER_BEHIND)
 
 
 class PrivetStrategy(Strategy):  # type: ignore[misc]
@@ -122,31 +122,11 @@ class PrivetStrategy(Strategy):  # type: ignore[misc]
         if self._round is None or self._round.number != server_round:
             raise RuntimeError("aggregate_train before configure_train")
         now, expected = self._round, self.method.trainable(self.spec, server_round)
-        compression = self.plan.training.compression
-        most = None if compression == "none" else expected.size  # before anything is decoded
-        updates: dict[str, dict[str, Floats]] = {}
-        failed = dict(now.failed)
-        for message in replies:
-            name = now.cohort.get(message.metadata.src_node_id)
-            if name is None or name in updates or name in failed:
-                continue
-            reply = sound_reply(message, self.roster.digest, server_round, compression=compression, max_values=most)
-            self.roster.heard(name, reply)
-            code = Code.UNAVAILABLE if reply is None else reply.code
-            if reply is not None and code is Code.OK:
-                try:
-                    expected.check(reply.arrays, bound=2 * MAX_WEIGHT)
-                    updates[name] = dict(reply.arrays)
-                    now.took(reply)
-                    continue
-                except WireError:
-                    code = Code.BAD_REQUEST
-            failed[name] = str(code)
-            if code in _ASK_ANEW:
-                self.roster.withdraw(name, code)
+        updates, failed = collect(now, replies, expected, self.plan, self.roster)
         aggregated = len(updates) >= self.plan.cohort.min_sites
         if aggregated:
-            self._aggregate(server_round, updates)
+            sound = weighted(updates, self.roster.statements, self.plan.cohort.weight)
+            self.state = self.method.aggregate(self.spec, self.state, server_round, sound)
             self.completed += 1
         self._finish_round(now, updates, failed, aggregated)
         return None, None
@@ -236,15 +216,6 @@ class PrivetStrategy(Strategy):  # type: ignore[misc]
             if message.metadata.src_node_id in nodes:
                 name = self.roster.name_of(message.metadata.src_node_id)
                 self.roster.heard(name, sound_reply(message, self.roster.digest, 0))
-
-    def _aggregate(self, number: int, updates: dict[str, dict[str, Floats]]) -> None:
-        names = sorted(updates)  # a fixed order: sums do not depend on who answered first
-        agreed = self.roster.statements
-        statements = [agreed[name] for name in names]
-        stated = [Stated(s.noise_multiplier, s.max_grad_norm, s.expected_batch, s.declared_weight) for s in statements]
-        weights = aggregation_weights(self.plan.cohort.weight, stated)
-        weighted = [Update(updates[name], weight) for name, weight in zip(names, weights, strict=True)]
-        self.state = self.method.aggregate(self.spec, self.state, number, weighted)
 
     def _finish_round(
         self, now: Round, updates: dict[str, dict[str, Floats]], failed: dict[str, str], aggregated: bool

@@ -18,7 +18,7 @@ from typing import Any
 from privet.common.config import Plan, SimulationSpec
 from privet.common.errors import ConfigError, RunError
 from privet.common.live import Event
-from privet.server.checkpoint import load_checkpoint, write_durably
+from privet.server.checkpoint import load_checkpoint, write_durably, writing
 from privet.server.progress import Progress
 from privet.server.resume import simulated_run
 from privet.server.run_folder import RunFolder
@@ -113,6 +113,7 @@ class Place:
                 self.close()
                 raise
             self.progress, self.command = going.progress, first.command
+            self.folder.resume = resuming(first.command, resume)
             if going.fault:
                 self.warnings.append(going.fault)
             if first.gradients != begun.gradients:
@@ -121,12 +122,12 @@ class Place:
         elif runs is not None:
             self.folder = RunFolder.new(runs, plan) if new else RunFolder(runs, plan)
             try:
-                write_durably(self.folder.path / _FILE, (json.dumps(asdict(begun), indent=2) + "\n").encode())
-            except OSError as error:
+                with writing(self.folder.path / _FILE, "start again"):
+                    write_durably(self.folder.path / _FILE, (json.dumps(asdict(begun), indent=2) + "\n").encode())
+            except RunError:
                 self.close()
-                raise RunError(
-                    f"cannot be written ({error.strerror or error}).", where=str(error.filename), mend="free space."
-                ) from None
+                raise
+            self.folder.resume = resuming(begun.command, self.folder.path)
             self._lock = _locked(self.folder.path)
 
     @property
@@ -176,8 +177,13 @@ def resumable(command: str, *, again: bool = False) -> Iterator[Callable[[Event]
     except KeyboardInterrupt:
         if not places:
             raise
-        go_on = command if again else f"{command} --resume {shlex.quote(places[0])}"
+        go_on = command if again else resuming(command, places[0])
         raise RunError("stopped by the operator.", mend=f"go on with `{go_on}`.") from None
+
+
+def resuming(command: str, folder: Path | str) -> str:
+    """The command that goes on with the run in `folder`, which `command` began."""
+    return f"{command} --resume {shlex.quote(str(folder))}"
 
 
 def _listed(values: Sequence[float]) -> str:

@@ -12,8 +12,10 @@ from typing import Any
 
 from privet.common.config import Plan, SimulationSpec
 from privet.common.errors import RunError
-from privet.server.checkpoint import write_durably
+from privet.server.checkpoint import write_durably, writing
 from privet.simulations.data import SimulationData
+
+_AGAIN = "give the same command again"
 
 
 class Store:
@@ -29,7 +31,7 @@ class Store:
         if self.folder is None:
             yield
             return
-        with _written(self.folder):
+        with writing(self.folder, _AGAIN):
             (self.folder / "trials").mkdir(parents=True, exist_ok=True)
             lock = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
@@ -63,7 +65,7 @@ class Store:
         """A file of the folder, in place of the old one. Raises: RunError."""
         if self.folder is None:
             return
-        with _written(self.folder / name):
+        with writing(self.folder / name, _AGAIN):
             write_durably(self.folder / name, content.encode() if isinstance(content, str) else content)
 
 
@@ -106,15 +108,3 @@ def folder_name(plan: Plan, definition: Sequence[object]) -> str:
 
 def _digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=True, default=str).encode()).hexdigest()
-
-
-@contextlib.contextmanager
-def _written(where: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise RunError(
-            f"cannot be written ({error.strerror or error}).",
-            where=str(error.filename or where),
-            mend="free space, or make it writable, then give the same command again.",
-        ) from None

@@ -80,7 +80,7 @@ def server(
 
 def _rehearse(federation: "Federation", rounds: int, as_json: bool) -> None:
     from privet.server.live import watch
-    from privet.server.rehearsal import rehearse
+    from privet.server.rehearsal_run import rehearse
 
     title = f"privet server {federation.name} (rehearsal)"
     with stopped_by_signal(), watch(title, as_json=as_json) as listener:

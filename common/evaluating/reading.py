@@ -1,23 +1,23 @@
 """Labelled rows of a file one by one: CSV, TSV, JSON lines, Parquet, in any encoding. Nothing is held but the present
 row (of Parquet: a batch). A row that cannot be read is told by its number and leaves its neighbours untouched."""
 
-import json
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from privet.common import delimited
-from privet.common.columns import as_text, candidates, plain, positions
-from privet.common.decoding import MARK, MARKING, text_codec
-from privet.common.delimited import MAX_FIELD
+from privet.common.columns import as_text, header_positions, positions, sound
+from privet.common.decoding import MARKING, text_codec
 from privet.common.errors import DataError
+from privet.common.json_lines import Columns, objects
+from privet.common.tables import FORMATS, check_file, table_format
 
 Value = str | tuple[str, ...] | None  # a tuple: a JSON list of text, where the caller takes lists
 Row = tuple[
     int, tuple[Value, ...] | None
 ]  # its number from 1 (of a text file: the line on which it begins), its values
 
-_SUFFIXES = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 _BATCH = 512  # rows of Parquet
 
 
@@ -29,20 +29,20 @@ def read_rows(
 
     Raises: DataError.
     """
-    kind = _SUFFIXES.get(path.suffix.lower())
+    kind = table_format(path)
     if kind is None:
-        raise DataError("its format is unknown.", where=str(path), mend=f"use a suffix of {', '.join(_SUFFIXES)}.")
+        raise DataError(
+            "its format is unknown.",
+            where=str(path),
+            mend=f"use a suffix of {', '.join('.' + name for name in FORMATS)}.",
+        )
     codec = text_codec(encoding)
     if codec is None:
         mend = 'state a known one, for example "utf-8", "cp1252", "latin-1", "utf-16" or "gb18030".'
         raise DataError(f"the encoding {encoding!r} is unknown.", where=str(path), mend=mend)
-    if not path.is_file():
-        what = "this is a folder." if path.is_dir() else "no such file."
-        raise DataError(what, where=str(path), mend="give the path of a file.")
     problem = ""
     try:
-        if path.stat().st_size == 0:
-            raise DataError("the file is empty.", where=str(path), mend="give a file with a header and rows.")
+        check_file(path)
         found = _parquet(path, columns, lists) if kind == "parquet" else _text(path, columns, kind, codec, lists)
         for number, values in found:
             yield number, values if values is not None and all(map(_sound, values)) else None
@@ -56,15 +56,10 @@ def read_rows(
 
 
 def _sound(value: Value) -> bool:
-    """Whether a value can be tokenised: no NUL, no lone surrogate, not too long."""
+    """Whether a value can be tokenised."""
     if isinstance(value, tuple):
-        return all(map(_sound, value))
-    if value is None or (len(value) <= MAX_FIELD and value.isascii() and "\0" not in value):
-        return True
-    try:
-        return len(value) <= MAX_FIELD and b"\0" not in value.encode()
-    except UnicodeEncodeError:
-        return False
+        return all(map(sound, value))
+    return value is None or sound(value)
 
 
 def _text(path: Path, columns: Sequence[str], kind: str, codec: str, lists: str | None) -> Iterator[Row]:
@@ -81,48 +76,23 @@ def _delimited(file: TextIO, path: Path, columns: Sequence[str], delimiter: str)
     if header is None:
         mend = "give a file whose first line names the columns, and state its --encoding."
         raise DataError("its header cannot be read.", where=str(path), mend=mend)
-    other = next((mark for mark in ";\t|," if len(header) == 1 and mark != delimiter and mark in header[0]), "")
-    hint = f"its header seems to be separated by {other!r}: save the file with {delimiter!r}." if other else ""
-    places = positions(header, columns, str(path), hint)
+    places = header_positions(header, delimiter, columns, str(path))
     for number, fields in rows:
         yield number, None if fields is None else tuple(fields[place] for place in places)
 
 
 def _json_lines(file: TextIO, path: Path, columns: Sequence[str], lists: str | None) -> Iterator[Row]:
     """A column that no object of the file has is an error, told at the file's end: one that some lack is null there."""
-    keys = [plain(name) for name in columns]
-    absent, names = set(keys), dict[str, None]()
-    decoder = json.JSONDecoder(object_pairs_hook=_members)
-    for number, line in enumerate(file, start=1):
-        line = line.removeprefix("\ufeff").strip() if number == 1 else line.strip()
-        if not line:
-            continue
+    wanted = Columns(columns, str(path))
+    for number, record in objects(file):
         values: tuple[Value, ...] | None = None
-        if "\0" not in line and MARK not in line:
-            try:
-                record = decoder.decode(line)
-                if isinstance(record, dict):
-                    record = {plain(key): value for key, value in record.items()}
-                    if absent:
-                        absent.difference_update(record)
-                        names = {name: None for name in (names or record) if name in record}
-                    values = tuple(
-                        _value(record.get(key), name == lists) for key, name in zip(keys, columns, strict=True)
-                    )
-            except (ValueError, TypeError, RecursionError):
-                values = None
+        if record is not None:
+            with suppress(ValueError, TypeError):
+                values = tuple(
+                    _value(value, name == lists) for value, name in zip(wanted.of(record), columns, strict=True)
+                )
         yield number, values
-    if absent and names:
-        column = next(name for name, key in zip(columns, keys, strict=True) if key in absent)
-        raise DataError(f"has no column {column!r}.", where=str(path), mend=candidates(column, list(names)))
-
-
-def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object whose names are distinct: which of two labels a row has is not guessed."""
-    record = dict(pairs)
-    if len(record) != len(pairs):
-        raise ValueError("a name stands twice")
-    return record
+    wanted.check()
 
 
 def _value(value: object, may_be_list: bool) -> Value:

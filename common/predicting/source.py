@@ -4,23 +4,21 @@ Nothing is held but the present row. A row that cannot be read is told by its nu
 untouched.
 """
 
+import contextlib
 import io
-import json
-import os
-import select
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self, TextIO
+from typing import Self, TextIO
 
 from privet.common import delimited
-from privet.common.columns import as_text, candidates, plain, positions, sound
+from privet.common.columns import as_text, candidates, header_positions, plain, positions, sound
 from privet.common.decoding import MARK, MARKING, text_codec
-from privet.common.delimited import MAX_FIELD
 from privet.common.errors import ConfigError, DataError
-from privet.common.tables import members, scalars
+from privet.common.json_lines import objects
+from privet.common.predicting.input import STEP, Input, bounded, standard_input
+from privet.common.tables import scalars
 
 __all__ = ["FORMATS", "STANDARD_INPUT", "Row", "Source"]
 
@@ -35,7 +33,6 @@ _SUFFIXES = {
     ".parquet": "parquet",
 }
 _WITHOUT_COLUMN = 1000  # JSON lines from the start without the wanted key, after which it is taken to be absent
-_STEP = 2**16  # bytes read at once
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -83,16 +80,16 @@ class Source:
             )
         self._codec, self._encoding = codec, encoding
         self._wanted = [column or "text", *([id_column] if id_column else [])]
-        self._raw: _Raw | None = None
+        self._raw: Input | None = None
         self.size: int | None = None  # bytes, or rows of Parquet; None where nobody knows
         self._done = 0  # rows of Parquet
         if self.live:
-            self._raw = _Raw(_standard_input())
+            self._raw = Input(standard_input())
         else:
             path = Path(source)
             _check_file(path)
             try:
-                self._raw = _Raw(path.open("rb", buffering=0))
+                self._raw = Input(path.open("rb", buffering=0))
             except OSError as error:
                 raise _unreadable(self.where, error) from None
             if path.is_file():
@@ -132,7 +129,7 @@ class Source:
                 return
             newline = "" if self.format in ("csv", "tsv") else "\n"
             file = io.TextIOWrapper(
-                io.BufferedReader(self._raw, _STEP), encoding=self._codec, errors=MARKING, newline=newline
+                io.BufferedReader(self._raw, STEP), encoding=self._codec, errors=MARKING, newline=newline
             )
             if self.format == "txt":
                 yield from self._lines(file)
@@ -159,7 +156,7 @@ class Source:
         return Row(number, values[0] or "", values[1] if len(values) > 1 else None)
 
     def _lines(self, file: TextIO) -> Iterator[Row]:
-        for number, line in enumerate(_bounded(file), start=1):
+        for number, line in enumerate(bounded(file), start=1):
             line = line[:-1] if line.endswith("\n") else line
             yield Row(number, None if MARK in line or not sound(line) else line.removesuffix("\r"))
 
@@ -167,7 +164,7 @@ class Source:
         assert self._raw is not None
         delimiter = "," if self.format == "csv" else "\t"
         # Reads no more of `file` than its iterator gives.
-        found = delimited.rows(_bounded(file), delimiter)  # type: ignore[arg-type]
+        found = delimited.rows(bounded(file), delimiter)  # type: ignore[arg-type]
         _, header = next(found, (0, None))
         if header is None:
             if not self._raw.count:
@@ -177,32 +174,22 @@ class Source:
                 where=self.where,
                 mend="see that its first line names the columns, and name its --encoding; or name its --format.",
             )
-        other = next((mark for mark in ";\t|," if len(header) == 1 and mark != delimiter and mark in header[0]), "")
-        hint = f"its header seems to be separated by {other!r}: save the file with {delimiter!r}." if other else ""
-        places = positions(header, self._wanted, self.where, hint)
+        places = header_positions(header, delimiter, self._wanted, self.where)
         for number, fields in found:
             yield Row(number, None) if fields is None else self._row(number, [fields[place] for place in places])
 
     def _json_lines(self, file: TextIO) -> Iterator[Row]:
-        decoder = json.JSONDecoder(object_pairs_hook=members)
         keys = [plain(name) for name in self._wanted]
         absent, waiting, names = set(keys), list[Row](), dict[str, None]()
-        for number, line in enumerate(_bounded(file), start=1):
-            line = line.strip()
-            if not line:
-                continue
+        for number, record in objects(bounded(file)):
             row = Row(number, None)
-            if "\0" not in line and MARK not in line:
-                try:
-                    record = decoder.decode(line)
-                    if isinstance(record, dict):
-                        record = {plain(key): value for key, value in record.items()}
-                        if absent:
-                            absent.difference_update(record)
-                            names |= dict.fromkeys(record)
-                        row = self._row(number, [as_text(record.get(key)) for key in keys])
-                except (ValueError, TypeError, RecursionError):
-                    pass
+            if record is not None:
+                record = {plain(key): value for key, value in record.items()}
+                if absent:
+                    absent.difference_update(record)
+                    names |= dict.fromkeys(record)
+                with contextlib.suppress(ValueError, TypeError):
+                    row = self._row(number, [as_text(record.get(key)) for key in keys])
             if not absent:
                 if waiting:
                     yield from waiting
@@ -224,7 +211,7 @@ class Source:
         assert self._raw is not None
         broken = False
         try:
-            with parquet.ParquetFile(io.BufferedReader(self._raw, _STEP)) as file:
+            with parquet.ParquetFile(io.BufferedReader(self._raw, STEP)) as file:
                 self.size = file.metadata.num_rows
                 names: list[str] = file.schema_arrow.names
                 kept = [names[place] for place in positions(names, self._wanted, self.where)]
@@ -245,81 +232,6 @@ class Source:
         if broken:
             mend = "give a whole, unencrypted Parquet file whose named columns hold text, numbers or dates."
             raise DataError("cannot be read as Parquet.", where=self.where, mend=mend)
-
-
-class _Raw(io.RawIOBase):
-    """Bytes of a file or a pipe: counted, and given up at once when cancelled, also while none comes."""
-
-    def __init__(self, inner: IO[bytes] | io.RawIOBase) -> None:
-        self._inner = inner
-        self.count = 0
-        self.cancelled = False
-        self._wake: tuple[int, int] | None = None
-        try:
-            inner.fileno()
-        except (OSError, AttributeError):
-            return
-        self._wake = os.pipe()
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return self._inner.seekable()
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        return self._inner.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self._inner.tell()
-
-    def readinto(self, buffer: Any) -> int:
-        if self._wake is not None:
-            ready = select.poll()
-            ready.register(self._wake[0], select.POLLIN)
-            ready.register(self._inner.fileno(), select.POLLIN)
-            ready.poll()
-        if self.cancelled:
-            return 0
-        data = self._inner.read(len(buffer)) or b""
-        buffer[: len(data)] = data
-        self.count += len(data)
-        return len(data)
-
-    def cancel(self) -> None:
-        self.cancelled = True
-        if self._wake is not None:
-            os.write(self._wake[1], b"x")
-
-    def release(self) -> None:
-        """Close what it reads from; `close` leaves that be, for whoever wraps it may be gone before it is cancelled."""
-        wake, self._wake = self._wake, None
-        if wake is not None:
-            for end in wake:
-                os.close(end)
-            self._inner.close()  # of standard input: a handle of our own
-
-
-def _standard_input() -> IO[bytes] | io.RawIOBase:
-    stream = sys.stdin.buffer
-    try:
-        number = stream.fileno()
-    except (OSError, AttributeError):  # a test's, a notebook's
-        return stream
-    return io.FileIO(number, closefd=False)
-
-
-def _bounded(file: TextIO) -> Iterator[str]:
-    """Lines; of one that is too long for a row, its start and a NUL, by which the row is unreadable."""
-    first = True
-    while line := file.readline(MAX_FIELD + 2):
-        if len(line) == MAX_FIELD + 2 and not line.endswith("\n"):
-            rest = line
-            while rest and not rest.endswith(("\n", "\r")):
-                rest = file.readline(_STEP)
-            line = line[:MAX_FIELD] + "\0\n"
-        yield line.removeprefix("\ufeff") if first else line
-        first = False
 
 
 def _format(source: str, format: str | None) -> str:

@@ -2,13 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from privet.common.config.task import TaskSpec
 from privet.common.privacy.events import Release
 from privet.common.tasks.counts import (
     Estimate,
@@ -19,6 +17,7 @@ from privet.common.tasks.counts import (
     predicted_standard_error,
     unit_cells,
 )
+from privet.common.tasks.labelled import Labelled
 from privet.common.tasks.targets import UNKNOWN, Targets
 
 if TYPE_CHECKING:
@@ -58,20 +57,11 @@ class PublicMetrics:
 
 
 @dataclass(frozen=True)
-class Classification:
+class Classification(Labelled):
     """One label a record; a `Task`."""
 
-    spec: TaskSpec
     score_name = "accuracy"
     per_token = False
-
-    @property
-    def output_names(self) -> tuple[str, ...]:
-        return self.spec.labels
-
-    @property
-    def num_outputs(self) -> int:
-        return len(self.spec.labels)
 
     def targets(self, cells: Sequence[str], known: Mapping[str, int], separator: str) -> Targets:
         return np.array([known.get(cell, UNKNOWN) for cell in cells], np.int64)
@@ -83,11 +73,7 @@ class Classification:
         from privet.common.tasks.loss import per_example_loss
 
         smoothing = self.spec.label_smoothing
-        return per_example_loss(logits, targets, weights, class_weights=self._class_weights, smoothing=smoothing)
-
-    @cached_property
-    def _class_weights(self) -> "Tensor | None":
-        return class_weights(self.spec)
+        return per_example_loss(logits, targets, weights, class_weights=self.class_weights, smoothing=smoothing)
 
     def num_cells(self, release: Release) -> int:
         return num_cells(release, self.num_outputs)
@@ -111,15 +97,6 @@ class Classification:
 
     def public_metrics(self, logits: NDArray[np.float32], targets: Targets) -> PublicMetrics:
         return public_metrics(logits, np.asarray(targets, np.int64), self.spec.labels)
-
-
-def class_weights(spec: TaskSpec) -> "Tensor | None":
-    """Of each label, float64 [L]; None where the plan names none."""
-    if not spec.class_weights:
-        return None
-    import torch
-
-    return torch.tensor([spec.class_weights.get(label, 1.0) for label in spec.labels], dtype=torch.float64)
 
 
 def public_metrics(logits: NDArray[np.float32], truth: NDArray[np.int64], labels: Sequence[str]) -> PublicMetrics:

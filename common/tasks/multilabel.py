@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from privet.common.config.task import TaskSpec
 from privet.common.privacy.events import Release
 from privet.common.tasks import label_counts
-from privet.common.tasks.classification import class_weights
+from privet.common.tasks.labelled import Labelled
 from privet.common.tasks.targets import UNKNOWN, Targets
 
 if TYPE_CHECKING:
@@ -45,20 +44,11 @@ class PublicLabelMetrics:
 
 
 @dataclass(frozen=True)
-class Multilabel:
+class Multilabel(Labelled):
     """Any number of labels a record; a `Task`."""
 
-    spec: TaskSpec
     score_name = label_counts.SCORE_NAME
     per_token = False
-
-    @property
-    def output_names(self) -> tuple[str, ...]:
-        return self.spec.labels
-
-    @property
-    def num_outputs(self) -> int:
-        return len(self.spec.labels)
 
     def targets(self, cells: Sequence[str], known: Mapping[str, int], separator: str) -> Targets:
         found = np.zeros((len(cells), self.num_outputs), np.int8)
@@ -78,11 +68,7 @@ class Multilabel:
         from privet.common.tasks.loss import multilabel_loss
 
         smoothing = self.spec.label_smoothing
-        return multilabel_loss(logits, targets, weights, class_weights=self._class_weights, smoothing=smoothing)
-
-    @cached_property
-    def _class_weights(self) -> "Tensor | None":
-        return class_weights(self.spec)
+        return multilabel_loss(logits, targets, weights, class_weights=self.class_weights, smoothing=smoothing)
 
     @cached_property
     def thresholds(self) -> NDArray[np.float64]:

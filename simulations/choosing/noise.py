@@ -7,13 +7,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from privet.common.errors import InputError
 from privet.common.privacy.accountant import advantage, true_positive_bound
 from privet.common.privacy.calibration import noise_multiplier
 from privet.common.privacy.events import TrainEvent
 from privet.simulations.choosing.drawing import Chart, Series, draw
+
+T = TypeVar("T")
+Lines = tuple[Series, ...]
 
 EPSILONS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 ROUNDS = (5, 10, 20, 40, 80, 160, 320)
@@ -52,11 +55,14 @@ def charts(terms: Terms) -> list[Chart]:
     delta = f"{terms.delta:g}".replace("e-0", "e-")
     at = f"{terms.units:,} units, δ {delta}, {terms.local_steps} steps a round"
 
-    def line(name: str, values: Sequence[float], of: Callable[[float], float | None]) -> Series:
-        found = [(value, of(value)) for value in values]
-        return Series(name, tuple((value, y) for value, y in found if y is not None))
+    def lines(name: str, each: Sequence[T], values: Sequence[float], of: Callable[[T, float], float | None]) -> Lines:
+        """A line for each value of one number, over values of another, where there is noise that will do."""
+        found = [(one, [(value, of(one, value)) for value in values]) for one in each]
+        return tuple(
+            Series(name.format(one), tuple((value, y) for value, y in points if y is not None)) for one, points in found
+        )
 
-    def part(batch: float, units: int) -> float | None:
+    def part(units: int, batch: float) -> float | None:
         sigma = terms.sigma(batch=int(batch), units=units)
         return None if sigma is None else sigma / batch
 
@@ -68,10 +74,7 @@ def charts(terms: Terms) -> list[Chart]:
             note=f"{at}, B {terms.batch}",
             x="ε of the site for the whole plan",
             y="noise multiplier σ",
-            lines=tuple(
-                line(f"{rounds} rounds", EPSILONS, lambda e, r=rounds: terms.sigma(epsilon=e, rounds=r))  # type: ignore[misc]
-                for rounds in (10, 40, 160)
-            ),
+            lines=lines("{} rounds", (10, 40, 160), EPSILONS, lambda n, e: terms.sigma(rounds=n, epsilon=e)),
         ),
         Chart(
             key="noise-rounds",
@@ -79,10 +82,7 @@ def charts(terms: Terms) -> list[Chart]:
             note=f"{at}, B {terms.batch}",
             x="rounds of the plan",
             y="noise multiplier σ",
-            lines=tuple(
-                line(f"ε {epsilon:g}", ROUNDS, lambda r, e=epsilon: terms.sigma(rounds=int(r), epsilon=e))  # type: ignore[misc]
-                for epsilon in (1.0, 4.0, 8.0)
-            ),
+            lines=lines("ε {:g}", (1.0, 4.0, 8.0), ROUNDS, lambda e, n: terms.sigma(rounds=int(n), epsilon=e)),
         ),
         Chart(
             key="noise-batch",
@@ -90,10 +90,7 @@ def charts(terms: Terms) -> list[Chart]:
             note=f"ε {terms.epsilon:g}, δ {delta}, {terms.rounds} rounds of {terms.local_steps} steps",
             x="expected batch B, in units",
             y="σ / B: noise beside the signal",
-            lines=tuple(
-                line(f"{units:,} units at the site", BATCHES, lambda b, n=units: part(b, n))  # type: ignore[misc]
-                for units in sizes
-            ),
+            lines=lines("{:,} units at the site", sizes, BATCHES, part),
         ),
     ]
 

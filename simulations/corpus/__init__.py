@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Literal, Self
 
 from privet.common.errors import ConfigError
-from privet.simulations.corpus import bank, hospital, hospital_styles
+from privet.simulations.corpus import bank, bank_styles, hospital, hospital_styles
 from privet.simulations.corpus.grammar import MILLION, Draws, Shorthand, Wording, Writer
 
 Kind = Literal["hospital", "bank"]
@@ -104,12 +104,12 @@ _BANK = _Source(
     "customer",
     bank.LABELS,
     bank.SHAPES,
-    tuple({**bank.COMMON, **style} for style in bank.STYLES),
+    tuple({**bank.COMMON, **style} for style in bank_styles.STYLES),
     tuple(
-        tuple({**bank.PRODUCTS[x], "brand": b} for x, b in zip(bank.LABELS, bank.brands(style), strict=True))
-        for style in range(len(bank.STYLES))
+        tuple({**bank.PRODUCTS[x], "brand": b} for x, b in zip(bank.LABELS, bank_styles.brands(style), strict=True))
+        for style in range(len(bank_styles.STYLES))
     ),
-    bank.SHORTHAND,
+    bank_styles.SHORTHAND,
 )
 
 

@@ -1,6 +1,7 @@
 """A simulation that was stopped, however, goes on to the very numbers of one that was not; no process stays behind."""
 
 import contextlib
+import errno
 import json
 import math
 import os
@@ -19,7 +20,7 @@ from privet.common.adapter import digest
 from privet.common.config import Plan, SimulationSpec
 from privet.common.errors import ConfigError, RunError
 from privet.common.live import Event
-from privet.server.checkpoint import load_checkpoint
+from privet.server.checkpoint import Checkpoint, load_checkpoint
 from privet.server.export import plan_toml
 from privet.server.run_folder import RunFolder
 from privet.simulations import Simulation, SimulationData, simulate
@@ -159,6 +160,21 @@ def test_it_is_stopped_time_and_again_and_a_damaged_checkpoint_is_passed_over(
     warned: list[Event] = []
     _same(run(resume=folder, on_event=warned.append), undisturbed)
     assert any("not a readable checkpoint" in str(event.get("text")) for event in warned)
+
+
+def test_a_full_disk_ends_a_simulation_with_the_command_that_goes_on(
+    run: Callable[..., Simulation], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(checkpoint: Checkpoint, _folder: Path) -> None:
+        if checkpoint.round == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("privet.server.run_folder.save_checkpoint", full)
+        with pytest.raises(RunError, match="No space left") as error:
+            run(runs=tmp_path, command="privet simulate plan.toml")
+    (folder,) = tmp_path.iterdir()
+    assert f"go on with `privet simulate plan.toml --resume {folder}`" in str(error.value)
 
 
 def test_a_finished_run_is_not_resumed_and_keeps_no_truth(
