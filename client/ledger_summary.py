@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from privet.client.ledger_rows import plan_row, sum_committed
 from privet.common.config import Site
-from privet.common.privacy.events import Event
+from privet.common.privacy.events import EvaluateEvent, TrainEvent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,9 +33,9 @@ class Summary:
 class Executed:
     """The events of one plan: `num_train` equal ones and `num_evaluations` equal ones."""
 
-    train: Event
+    train: TrainEvent
     num_train: int
-    evaluation: Event | None
+    evaluation: EvaluateEvent | None
     num_evaluations: int
     train_fraction: float  # of the units; the others are the plan's validation units
     reading: str = ""  # how units were told; plans of one reading have every unit at one place
