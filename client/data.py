@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from privet.client.database import read_query
-from privet.client.records import Records, fixed, known_labels, plain
+from privet.client.records import Records, fixed, known_labels
 from privet.client.report import DataReport, RowNumbers, Spread
 from privet.client.split import beyond_limit, point, split_key
+from privet.common.columns import plain
 from privet.common.config import Site, TaskSpec
 from privet.common.errors import DataError
 from privet.common.sequences import is_tagged, read_sequences

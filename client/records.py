@@ -1,6 +1,5 @@
 """A site's private records in memory, and their labels under a plan."""
 
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -9,6 +8,7 @@ import numpy.typing as npt
 
 from privet.client.report import DataReport
 from privet.client.split import taken, trains
+from privet.common.columns import plain
 from privet.common.config import TaskSpec
 from privet.common.errors import DataError
 from privet.common.tasks.base import task_of
@@ -75,11 +75,6 @@ class Records:
 
     def __repr__(self) -> str:
         return "Records(private)"
-
-
-def plain(text: str) -> str:
-    """The form in which unit ids and labels are compared."""
-    return unicodedata.normalize("NFC", text).strip()
 
 
 def known_labels(label_map: Mapping[str, str], labels: Sequence[str], *, outside: bool = False) -> dict[str, int]:

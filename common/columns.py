@@ -124,7 +124,7 @@ def _decimal(value: Decimal) -> str | None:
 
 
 def plain(name: str) -> str:
-    """The form in which names of columns are compared."""
+    """The form in which names of columns, units, groups and labels are compared: NFC, trimmed."""
     return unicodedata.normalize("NFC", name).strip()
 
 

@@ -119,14 +119,6 @@ def model_card(
     )
 
 
-def grouped_words(statements: Mapping[str, Statement]) -> list[tuple[list[str], list[str]]]:
-    """Each statement's words once, with the names of the sites that say just that."""
-    groups: dict[tuple[str, ...], list[str]] = {}
-    for name, statement in sorted(statements.items()):
-        groups.setdefault(tuple(statement.in_words()), []).append(name)
-    return [(names, list(words)) for words, names in groups.items()]
-
-
 def _grouped(statements: Mapping[str, Statement]) -> list[tuple[list[str], list[str], list[tuple[str, str]]]]:
     """Names, words and table of the sites that state the same, figure by figure."""
     groups: dict[tuple[tuple[str, str], ...], list[str]] = {}

@@ -1,6 +1,5 @@
 """One file, or generated text, as the data of many virtual sites and a public test set."""
 
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -8,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privet.client.split import point, split_key, taken, trains
+from privet.common.columns import plain
 from privet.common.config import SimulationSpec, TaskSpec
 from privet.common.errors import ConfigError, DataError
 from privet.common.sequences import read_tagged
@@ -121,8 +121,8 @@ class SimulationData:
     def _take(self, rows: Integers, task: TaskSpec | Sequence[str], key: bytes) -> Records:
         units: dict[str, int] = {}
         for row in rows:
-            units.setdefault(str(row) if self.by_record else _plain_id(self.units[row]), len(units))
-        members = [units[str(row) if self.by_record else _plain_id(self.units[row])] for row in rows]
+            units.setdefault(str(row) if self.by_record else plain(self.units[row]), len(units))
+        members = [units[str(row) if self.by_record else plain(self.units[row])] for row in rows]
         return Records(
             [self.texts[row] for row in rows],
             self._targets([self.labels[row] for row in rows], task),
@@ -140,11 +140,6 @@ class SimulationData:
 
 def _numbered(task: TaskSpec) -> dict[str, int]:
     return {label: index for index, label in enumerate(task.labels)}
-
-
-def _plain_id(text: str) -> str:
-    """The form in which a site compares unit ids: NFC, trimmed."""
-    return unicodedata.normalize("NFC", text).strip()
 
 
 def _plain_name(value: str, taken: Mapping[str, object]) -> str:

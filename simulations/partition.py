@@ -12,7 +12,6 @@ split unit would spend at both. A column is taken as it is: a person who was tre
 import contextlib
 import io
 import math
-import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from privet.common.columns import plain
 from privet.common.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def _units(labels: Sequence[str], units: Sequence[str] | None) -> tuple[list[lis
         return [[row] for row in range(len(labels))], list(labels)
     members: dict[str, list[int]] = {}
     for row, unit in enumerate(units):
-        members.setdefault(unicodedata.normalize("NFC", unit).strip(), []).append(row)
+        members.setdefault(plain(unit), []).append(row)
     rows = list(members.values())
     return rows, [_majority([labels[row] for row in unit]) for unit in rows]
 

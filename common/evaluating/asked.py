@@ -1,11 +1,11 @@
 """What an evaluation is asked for, and what it finds."""
 
-import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from privet.common import columns
 from privet.common.config import Plan
 from privet.common.errors import ConfigError, DataError, ModelError
 from privet.common.evaluating.calibration import Calibration
@@ -13,7 +13,7 @@ from privet.common.evaluating.groups import Comparison
 from privet.common.evaluating.reading import Value, read_rows
 from privet.common.evaluating.scores import Scores
 
-__all__ = ["RECORD", "Asked", "Evaluation", "Left", "Names", "Skipped", "nothing", "plain"]
+__all__ = ["RECORD", "Asked", "Evaluation", "LeftOut", "Names", "Skipped", "nothing_judged", "plain"]
 
 _MAX_NUMBERS = 20  # row numbers told of one kind
 RECORD = "record"  # in place of a unit's column
@@ -82,7 +82,7 @@ class Skipped:
 
 
 @dataclass(frozen=True)
-class Left:
+class LeftOut:
     """What took no part. unknown_labels: label -> records; the most frequent ones."""
 
     unreadable: Skipped = field(default_factory=Skipped)
@@ -108,7 +108,7 @@ class Evaluation:
     label_errors: dict[str, float]  # expected calibration errors
     confusion: list[list[int]] | None
     comparison: Comparison | None
-    left: Left
+    left: LeftOut
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -130,11 +130,12 @@ class Names:
 
 
 def plain(value: Value) -> str:
-    """The form in which labels, units and groups are compared."""
-    return unicodedata.normalize("NFC", value).strip() if isinstance(value, str) else ""
+    """A cell in the form in which labels, units and groups are compared; empty where there is none."""
+    return columns.plain(value) if isinstance(value, str) else ""
 
 
-def nothing(asked: Asked, plan: Plan, left: Left) -> DataError | ModelError:
+def nothing_judged(asked: Asked, plan: Plan, left: LeftOut) -> DataError | ModelError:
+    """Why no record could be judged."""
     where = str(asked.source)
     if left.unfit.num:
         return ModelError("gives no finite number for any text.", where=plan.name, mend="train it anew.")

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privet.common.config import Plan
-from privet.common.evaluating.asked import RECORD, Asked, Evaluation, Left, Names, Skipped, nothing, plain
+from privet.common.evaluating.asked import RECORD, Asked, Evaluation, LeftOut, Names, Skipped, nothing_judged, plain
 from privet.common.evaluating.groups import compare
 from privet.common.evaluating.kinds import evaluator_of
 from privet.common.evaluating.reading import Value, read_rows
@@ -36,7 +36,7 @@ def evaluate(model: Model, asked: Asked, progress: Callable[[int], None] = lambd
     plan = model.plan
     evaluator = evaluator_of(plan.task, asked.separator)
     known = asked.places(plan.task.labels)
-    left, units, groups = Left(), Names(), Names()
+    left, units, groups = LeftOut(), Names(), Names()
     unit_of: list[int] = []
     group_of: list[int] = []
     texts: list[str] = []
@@ -91,7 +91,7 @@ def evaluate(model: Model, asked: Asked, progress: Callable[[int], None] = lambd
                 flush()
     flush()
     if not num_records:
-        raise nothing(asked, plan, left)
+        raise nothing_judged(asked, plan, left)
     dense = np.array(unit_of, np.int64)
     tally = evaluator.tally(dense)
     labels_, confidence, seed = plan.task.labels, asked.confidence, asked.seed

@@ -9,7 +9,7 @@ import numpy as np
 
 from privet.common.config import Plan
 from privet.common.errors import DataError
-from privet.common.evaluating.asked import RECORD, Asked, Evaluation, Left, Names, nothing, plain
+from privet.common.evaluating.asked import RECORD, Asked, Evaluation, LeftOut, Names, nothing_judged, plain
 from privet.common.evaluating.groups import compare
 from privet.common.evaluating.intervals import Integers
 from privet.common.evaluating.scores import entity_scores
@@ -43,7 +43,7 @@ def evaluate_tagged(model: Tagger, asked: Asked, progress: Callable[[int], None]
     labels = plan.task.labels
     known = types_of(asked.places(labels, outside=True))
     table = read_tagged(asked.source, asked.text, asked.label, asked.further, encoding=asked.encoding)
-    left, units, groups = Left(), Names(), Names()
+    left, units, groups = LeftOut(), Names(), Names()
     for number in table.unreadable:
         left.unreadable.add(number)
     unit_of: list[int] = []
@@ -87,7 +87,7 @@ def evaluate_tagged(model: Tagger, asked: Asked, progress: Callable[[int], None]
     if waiting:
         flush()
     if not counts:
-        raise nothing(asked, plan, left)
+        raise nothing_judged(asked, plan, left)
     tally = _tally(np.array(counts), np.array(unit_of, np.int64))
     if not tally.actual.sum():
         raise DataError(

@@ -9,9 +9,11 @@ import numpy as np
 from privet.client.agent import Agent
 from privet.client.data import load_records
 from privet.client.ledger import Ledger
+from privet.client.preparation import Prepared
 from privet.client.training import RoundTrainer
 from privet.common import adapter
 from privet.common.config import Plan, Site
+from privet.common.errors import Code
 from privet.common.messages import EvaluateBody, OfferBody, Reply, Request, TrainBody, pack
 from privet.common.privacy.noise import NoiseSource, SecureNoise
 
@@ -113,3 +115,21 @@ class Bench:
 
     def close(self) -> None:
         self.ledger.close()
+
+
+def story(
+    folder: Path, plan: Plan, base: Path, rows: list[tuple[str, str, str]], released: tuple[str, ...]
+) -> tuple[list[tuple[Code, dict[str, tuple[int, ...]]]], Prepared]:
+    """Two rounds, each with an evaluation: what a server hears of a site (code, names and shapes of arrays), and what
+    the site has prepared."""
+    folder.mkdir()
+    bench = Bench(folder, plan, base, rows=rows, federation__tiny__release=released)
+    heard = [bench.offer()]
+    prepared = bench.agent._prepared
+    assert prepared is not None
+    arrays = {name: bench.initial[name] for name in prepared.received(1).names}
+    for number in (1, 2):
+        heard += [bench.train(number, arrays), bench.evaluate(number, number, arrays)]
+    bench.close()
+    assert not [words for kind, words in bench.told if kind == "error"]
+    return [(reply.code, {name: array.shape for name, array in reply.arrays.items()}) for reply in heard], prepared

@@ -13,15 +13,14 @@ from privet.client.trainer import clipped_sum
 from privet.client.training import RoundTrainer
 from privet.common.config import Plan
 from privet.common.errors import Code, ModelError
-from privet.common.messages import Reply
-from tests.client.agent_bench import Bench
+from tests.client.agent_bench import story
 from tests.client.trainer_cases import Everyone, event_of, hostile
 from tests.tiny_models import tiny_base, tiny_plan
 
 ROWS = [(f"the patient has a cough {n}", ("calm", "urgent", "other")[n % 3], f"p{n}") for n in range(20)]
 FATAL = "rash rash rash"  # three equal ids in a row, as no rehearsal has but that of the last id
 ADDED = [(f"a {FATAL} {n}", "calm", f"q{n}") for n in range(8)]  # some are trained on, some judged on
-RELEASED = {"federation__tiny__release": ("update", "confusion")}
+RELEASED = ("update", "confusion")
 
 
 @pytest.fixture(scope="module")
@@ -60,25 +59,6 @@ def _plan(base: Path, method: str, pooling: str = "mean") -> Plan:
     )
 
 
-def _said(reply: Reply) -> tuple[Code, dict[str, tuple[int, ...]]]:
-    return reply.code, {name: array.shape for name, array in reply.arrays.items()}
-
-
-def _story(folder: Path, plan: Plan, base: Path, rows: list[tuple[str, str, str]]) -> tuple[list[Any], Prepared]:
-    """What a server hears of a site, and what the site has prepared."""
-    folder.mkdir()
-    bench = Bench(folder, plan, base, rows=rows, **RELEASED)
-    heard = [_said(bench.offer())]
-    prepared = bench.agent._prepared
-    assert prepared is not None
-    arrays = {name: bench.initial[name] for name in prepared.received(1).names}
-    for number in (1, 2):
-        heard += [_said(bench.train(number, arrays)), _said(bench.evaluate(number, number, arrays))]
-    bench.close()
-    assert not [words for kind, words in bench.told if kind == "error"]
-    return heard, prepared
-
-
 def _contributions(prepared: Prepared) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The clipped sum over the training units, and the un-noised cells of the validation units."""
     engine = hostile(prepared.trainer)
@@ -108,8 +88,8 @@ def test_a_record_that_the_model_fails_on_changes_no_code_no_shape_and_no_mate(
 ) -> None:
     failing[0] = error
     plan = _plan(base, method, pooling)
-    without, alone = _story(tmp_path / "without", plan, base, ROWS)
-    with_it, among = _story(tmp_path / "with", plan, base, ROWS + ADDED)
+    without, alone = story(tmp_path / "without", plan, base, ROWS, RELEASED)
+    with_it, among = story(tmp_path / "with", plan, base, ROWS + ADDED, RELEASED)
     assert [code for code, _ in without] == [Code.OK] * 5
     assert with_it == without
     for part, more in ((alone.train, among.train), (alone.validation, among.validation)):
@@ -127,7 +107,7 @@ def test_an_operators_interrupt_passes(
 ) -> None:
     failing[0] = KeyboardInterrupt
     with pytest.raises(KeyboardInterrupt):
-        _story(tmp_path / "site", _plan(base, method), base, ROWS + ADDED)
+        story(tmp_path / "site", _plan(base, method), base, ROWS + ADDED, RELEASED)
 
 
 @pytest.mark.parametrize("method", ["head", "ffa"])

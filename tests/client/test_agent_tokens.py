@@ -1,18 +1,15 @@
 """A site of tagged texts: whatever is wrong with a text, a server hears the same, and no other counts otherwise."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from privet.client.evaluation import exact_cells
-from privet.client.preparation import Prepared
 from privet.client.trainer import clipped_sum
 from privet.common.config import Plan
 from privet.common.errors import Code
-from privet.common.messages import Reply
-from tests.client.agent_bench import Bench
+from tests.client.agent_bench import story
 from tests.client.token_cases import TEXTS, TYPES, tags_of, token_plan
 from tests.client.trainer_cases import Everyone, event_of, hostile
 from tests.tiny_models import tiny_base
@@ -36,6 +33,7 @@ FAULTS = [
     ("fever" * 4000, "B-sign"),
     ("¡ﷺ" * 30, "I-card"),
 ]
+RELEASED = ("update", "per_class")
 ADDED = [(*row, f"q{number}") for number, row in enumerate(FAULTS)]
 
 
@@ -53,30 +51,11 @@ def _plan(base: Path, method: str) -> Plan:
     )
 
 
-def _story(folder: Path, plan: Plan, base: Path, rows: list[tuple[str, str, str]]) -> tuple[list[Any], Prepared]:
-    """What a server hears of a site, and what the site has prepared."""
-    folder.mkdir()
-    bench = Bench(folder, plan, base, rows=rows, federation__tiny__release=("update", "per_class"))
-    heard = [_said(bench.offer())]
-    prepared = bench.agent._prepared
-    assert prepared is not None
-    arrays = {name: bench.initial[name] for name in prepared.received(1).names}
-    for number in (1, 2):
-        heard += [_said(bench.train(number, arrays)), _said(bench.evaluate(number, number, arrays))]
-    bench.close()
-    assert not [words for kind, words in bench.told if kind == "error"]
-    return heard, prepared
-
-
-def _said(reply: Reply) -> tuple[Code, dict[str, tuple[int, ...]]]:
-    return reply.code, {name: array.shape for name, array in reply.arrays.items()}
-
-
 @pytest.mark.parametrize("method", ["head", "ffa", "fedavg"])
 def test_faulty_texts_change_no_code_no_shape_and_no_mate(base: Path, tmp_path: Path, method: str) -> None:
     plan = _plan(base, method)
-    without, alone = _story(tmp_path / "without", plan, base, ROWS)
-    with_them, among = _story(tmp_path / "with", plan, base, ROWS + ADDED)
+    without, alone = story(tmp_path / "without", plan, base, ROWS, RELEASED)
+    with_them, among = story(tmp_path / "with", plan, base, ROWS + ADDED, RELEASED)
     assert [code for code, _ in without] == [Code.OK] * 5
     assert without[2][1] == {"counts": (3 * len(TYPES),)}
     assert with_them == without

@@ -35,14 +35,6 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_base(tmp_path_factory.mktemp("base"))
 
 
-@pytest.fixture(scope="module", params=["ffa", "fedavg", "cls-fedavg"])
-def trainer(request: pytest.FixtureRequest, base: Path) -> RoundTrainer:
-    kind = request.param
-    pooling = "cls" if kind.startswith("cls") else "mean"
-    method = kind.removeprefix("cls-")
-    return RoundTrainer(plan_of(base, method=method, pooling=pooling), base)
-
-
 def brute_force(trainer: RoundTrainer, data: TokenExamples, unit: int) -> NDArray[np.float64]:
     """g_u by one backward a unit, at batch size one, without Opacus' gradients."""
     parameters = [trainer.classifier.parameter(name) for name in trainer.method.trainable(trainer.spec, 1).names]

@@ -20,14 +20,6 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_base(tmp_path_factory.mktemp("base"))
 
 
-@pytest.fixture(scope="module", params=["ffa", "fedavg", "cls-fedavg"])
-def trainer(request: pytest.FixtureRequest, base: Path) -> RoundTrainer:
-    kind = request.param
-    pooling = "cls" if kind.startswith("cls") else "mean"
-    method = kind.removeprefix("cls-")
-    return RoundTrainer(plan_of(base, method=method, pooling=pooling), base)
-
-
 def test_batch_mates_do_not_change_a_units_part(trainer: RoundTrainer) -> None:
     """Adding unit 0 alone equals the difference it makes among the others."""
     event = event_of(max_grad_norm=0.05)

@@ -27,14 +27,6 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_base(tmp_path_factory.mktemp("base"))
 
 
-@pytest.fixture(scope="module", params=["ffa", "fedavg", "cls-fedavg"])
-def trainer(request: pytest.FixtureRequest, base: Path) -> RoundTrainer:
-    kind = request.param
-    pooling = "cls" if kind.startswith("cls") else "mean"
-    method = kind.removeprefix("cls-")
-    return RoundTrainer(plan_of(base, method=method, pooling=pooling), base)
-
-
 @pytest.mark.parametrize("unit", ["unit", "record"])
 @pytest.mark.parametrize("empty", ["draw", "data"])
 def test_an_empty_draw_is_noised_and_charged(trainer: RoundTrainer, empty: str, unit: str) -> None:

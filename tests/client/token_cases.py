@@ -10,20 +10,12 @@ from numpy.typing import NDArray
 from privet.client.training import RoundTrainer
 from privet.common.config import Plan
 from privet.common.tagged import TaggedExamples
+from tests.client.trainer_cases import TEXTS, UNITS
 from tests.tiny_models import tiny_plan
 
+__all__ = ["TEXTS", "TYPES", "UNITS", "Tagged", "examples_of", "tags_of", "token_plan"]
+
 TYPES = ("sign", "card")
-TEXTS = [
-    "the patient has a fever and cough",
-    "no pain in the heart",
-    "chest pain and fever today",
-    "my account is locked please refund my card today the transfer failed and was charged twice",
-    "a rash",
-    "the card was charged twice",
-    "skin rash and no fever",
-    "please refund",
-]
-UNITS = [0, 0, 0, 1, 2, 1, 3, 4]
 _TAGS = {"fever": 1, "cough": 1, "pain": 1, "rash": 1, "card": 3, "chest": 1, "skin": 1}
 
 
@@ -44,7 +36,7 @@ class Tagged:
     """As `LabelledTexts`, with tags."""
 
     texts: list[str] = field(default_factory=lambda: list(TEXTS))
-    units: NDArray[np.int64] = field(default_factory=lambda: np.array(UNITS))
+    units: NDArray[np.int64] = field(default_factory=UNITS.copy)
     tags: list[NDArray[np.int16] | None] = field(default_factory=lambda: [tags_of(text) for text in TEXTS])
     num_units: int = 5
 
