@@ -18,6 +18,7 @@ from privet.common.tasks.counts import GRID, LEAST, Estimate, flat, scored
 from privet.common.tasks.targets import Targets, known
 
 KINDS = 4
+_TABLE = 2**21  # numbers: 16 MB
 SCORE_NAME = "micro F1"
 
 
@@ -102,10 +103,22 @@ def unit_cells(
             counts = np.bincount(units[sound], weights=kind.sum(axis=1), minlength=num_units).astype(np.int64)
             found.append((counts * GRID // (sizes * num_labels)).sum())
             continue
-        table = np.zeros((num_units, num_labels), np.int64)
-        np.add.at(table, units[sound], kind)
-        found.append((table * round(share(num_labels) * GRID) // sizes[:, None]).sum(axis=0))
+        found.append(_by_label(kind, units[sound], sizes))
     return np.asarray(np.stack(found, axis=-1).reshape(-1) / GRID, np.float64)
+
+
+def _by_label(kind: NDArray[np.bool_], units: NDArray[np.int64], sizes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Of each label, the sum over units of the mean over a unit's records, in multiples of 2^-24; kind, [n, L], of
+    records of these units. Blocks of units: a table of all units and labels could be larger than memory."""
+    order, num_labels = np.argsort(units, kind="stable"), kind.shape[1]
+    ordered, part = units[order], round(share(num_labels) * GRID)
+    total, block = np.zeros(num_labels, np.int64), max(1, _TABLE // num_labels)
+    for first in range(0, len(sizes), block):
+        own = order[slice(*np.searchsorted(ordered, [first, first + block]))]
+        table = np.zeros((min(block, len(sizes) - first), num_labels), np.int64)
+        np.add.at(table, units[own] - first, kind[own])
+        total += (table * part // sizes[first : first + block, None]).sum(axis=0)
+    return total
 
 
 def counts(release: Release, cells: NDArray[np.float64], num_labels: int) -> tuple[NDArray[np.float64], float]:

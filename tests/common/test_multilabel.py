@@ -18,6 +18,7 @@ from sklearn import metrics as sklearn_metrics
 from privet.common.config import Plan, TaskSpec
 from privet.common.privacy.events import Release
 from privet.common.tables import read_columns
+from privet.common.tasks import label_counts
 from privet.common.tasks.base import task_of
 from privet.common.tasks.label_counts import counts, share
 from privet.common.tasks.loss import multilabel_loss, per_example_loss
@@ -423,6 +424,19 @@ def test_no_cells_make_it_raise(release: Release, values: list[float], variance:
     json.dumps(row, allow_nan=False)
     value = score_of(row)
     assert value is None or 0 <= value <= 1
+
+
+@pytest.mark.parametrize("size", [1, 3 * L, 7 * L + 2])
+def test_blocks_of_units_change_no_cell(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    """Whatever memory a table may take, also where the last units have no sound record."""
+    random = np.random.default_rng(size)
+    units = random.permutation(np.concatenate([np.arange(20), random.integers(0, 20, 40)]))
+    logits, targets = random.normal(size=(60, L)).astype(np.float32), random.integers(0, 2, (60, L))
+    targets[units == 19] = UNKNOWN
+    whole = task().unit_cells("per_class", logits, targets, units, 20)
+    monkeypatch.setattr(label_counts, "_TABLE", size)
+    assert task().unit_cells("per_class", logits, targets, units, 20).tolist() == whole.tolist()
+    assert whole.any()
 
 
 def test_counts_scale_back_to_decisions_of_units() -> None:
