@@ -410,8 +410,8 @@ MUTANTS = (
     Mutant(
         "metrics: several labels, a unit's records added up",
         "common/tasks/label_counts.py",
-        "* GRID) // sizes[:, None]).sum(axis=0))",
-        "* GRID) // 1).sum(axis=0))",
+        "(table * part // sizes[first : first + block, None])",
+        "(table * part)",
         LABELS,
     ),
     Mutant(
