@@ -65,9 +65,11 @@ def run_server(
         status = StatusKeeper(federation)
         on_event = one_at_a_time(status.beside(on_event if exporter is None else exporter.beside(on_event)))
         fleet = stack.enter_context(serving(federation, classifier.spec, certificates, allowed, on_event))
-        folder = RunFolder.new(server.runs, plan) if going is None else RunFolder(going.path, plan, again=True)
+        if going is None:
+            folder = RunFolder.new(server.runs, plan, resume=command)
+        else:
+            folder = RunFolder(going.path, plan, again=True, resume=command)
         stack.callback(folder.close)
-        folder.resume = command
         stack.enter_context(resumable(command))
         audit.started()
         stack.push(lambda _kind, error, _trace: audit.stopped(error))

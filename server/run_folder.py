@@ -32,10 +32,10 @@ class RunFolder:
     What cannot be written raises RunError, and leaves what stood there whole.
     """
 
-    def __init__(self, path: Path, plan: Plan, *, again: bool = False) -> None:
-        """again: open a folder that exists, and clear away what a kill left half-written."""
-        self.path, self._plan = path, plan
-        self.resume = ""  # the command that goes on with this run; told where something cannot be written
+    def __init__(self, path: Path, plan: Plan, *, again: bool = False, resume: str = "") -> None:
+        """again: open a folder that exists, and clear away what a kill left half-written. resume: the command that goes
+        on with this run, told where something cannot be written."""
+        self.path, self.resume, self._plan = path, resume, plan
         try:
             if not again:
                 path.mkdir(parents=True)
@@ -52,12 +52,12 @@ class RunFolder:
             self._metrics = os.open(metrics, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
 
     @classmethod
-    def new(cls, runs: Path, plan: Plan) -> "RunFolder":
+    def new(cls, runs: Path, plan: Plan, *, resume: str = "") -> "RunFolder":
         """A folder of this second under `runs`.
 
         Raises: ConfigError where it exists.
         """
-        return cls(runs / f"{plan.name}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}", plan)
+        return cls(runs / f"{plan.name}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}", plan, resume=resume)
 
     def record(self, event: Event, *, durably: bool = True) -> None:
         line = (json.dumps(event, sort_keys=True) + "\n").encode()

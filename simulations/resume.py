@@ -108,12 +108,11 @@ class Place:
             try:
                 going = simulated_run(resume, plan)
                 first.check(begun, resume)
-                self.folder = RunFolder(resume, plan, again=True)
+                self.folder = RunFolder(resume, plan, again=True, resume=resuming(first.command, resume))
             except BaseException:
                 self.close()
                 raise
             self.progress, self.command = going.progress, first.command
-            self.folder.resume = resuming(first.command, resume)
             if going.fault:
                 self.warnings.append(going.fault)
             if first.gradients != begun.gradients:

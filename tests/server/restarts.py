@@ -24,6 +24,8 @@ from privet.server.run_folder import RunFolder
 from privet.server.strategy import PrivetStrategy
 from tests.server.scripted import SPEC, Clock, ScriptedGrid, Site, initial, record, reply_to
 
+RESUME = "privet server --resume"  # what a server says of how to go on
+
 
 class Killed(BaseException):
     """Nothing in the code may catch it, but to clean up as a kill would not."""
@@ -110,7 +112,10 @@ class House:
             patch.setattr(f"privet.server.{room}.time", self.clock)
         patch.setattr(os, "fsync", lambda _descriptor: self.fuse.burn())
         count = itertools.count()
-        new = lambda runs, plan: RunFolder(runs / f"{plan.name}-20261122T{next(count):06d}Z", plan)  # noqa: E731
+
+        def new(runs: Path, plan: Plan, resume: str = "") -> RunFolder:
+            return RunFolder(runs / f"{plan.name}-20261122T{next(count):06d}Z", plan, resume=resume)
+
         patch.setattr(RunFolder, "new", staticmethod(new))
         for site in sites:
             site.fuse = self.fuse
@@ -134,8 +139,11 @@ class House:
 
     @contextmanager
     def start(self, *, resume: bool = False) -> Iterator[tuple[PrivetStrategy, RunFolder]]:
-        going = choose_run(self.runs, self.plan, resume=resume, command="privet server --resume")
-        folder = RunFolder.new(self.runs, self.plan) if going is None else RunFolder(going.path, self.plan, again=True)
+        going = choose_run(self.runs, self.plan, resume=resume, command=RESUME)
+        if going is None:
+            folder = RunFolder.new(self.runs, self.plan, resume=RESUME)
+        else:
+            folder = RunFolder(going.path, self.plan, again=True, resume=RESUME)
 
         def listen(event: Event) -> None:
             folder.record({"time": 1.0, **event})
