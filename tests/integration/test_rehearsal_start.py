@@ -6,12 +6,15 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from privet.common.adapter import digest
 from privet.common.config import load_federation
+from privet.common.model import build_classifier, load_tokenizer
 from privet.common.prediction import Predictor
+from privet.server.evaluation import PublicEvaluator, load_public
 from privet.server.relabel import relabelled
 from privet.simulations import SimulationData, simulate
 from privet.simulations.corpus import hospital_notes, public_sample
@@ -31,7 +34,21 @@ class Started:
     deployment: Deployment
     run: Path
     mapping: dict[str, str]
-    digest: str
+    arrays: dict[str, Any]
+
+    @property
+    def digest(self) -> str:
+        return digest(self.arrays)
+
+    def public(self) -> dict[str, Any]:
+        """What the server's public file says of these arrays, under the new labels: loss and accuracy."""
+        federation = load_federation(self.deployment.home / "federation.toml")
+        base, plan = self.deployment.folder / "base", federation.plan
+        assert federation.server.public is not None
+        texts, truth = load_public(federation.server.public, plan.task)
+        judge = PublicEvaluator(plan, build_classifier(plan, base), load_tokenizer(base), texts, truth, False)
+        found: Any = judge(self.arrays)
+        return {"accuracy": found.accuracy, "loss": found.loss}
 
 
 @pytest.fixture(scope="module")
@@ -56,18 +73,18 @@ def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Started]:
     mapping = {now[0]: earlier[0], now[-1]: ""}
     found = Predictor.load(ran.folder / "adapter", str(base)).classifier
     task = plan.task.model_copy(update={"labels": tuple(now)})
-    wanted = digest(relabelled(found.read(), found.spec, plan.task, task, mapping))
+    arrays = relabelled(found.read(), found.spec, plan.task, task, mapping)
     table = ", ".join(f"{json.dumps(new)} = {json.dumps(old)}" for new, old in mapping.items())
     settings = {
         'kind = "head"': 'kind = "ffa"',
-        "server_momentum = 0.0": f'server_momentum = 0.0\ninit = "{wanted}"',
+        "server_momentum = 0.0": f'server_momentum = 0.0\ninit = "{digest(arrays)}"',
         "wait = 3600.0": f'wait = 300.0\ninit = "{ran.folder}"\ninit_labels = {{ {table} }}',
         "timeout = 600.0": "timeout = 300.0",
         "rounds = 40": "rounds = 2",
     }
     deployment = Deployment(folder / "d", SITES, settings)
     try:
-        yield Started(deployment, ran.folder, mapping, wanted)
+        yield Started(deployment, ran.folder, mapping, arrays)
     finally:
         deployment.close()
 
@@ -95,8 +112,13 @@ def test_the_rehearsal_passes_spends_nothing_and_the_run_starts_where_it_says(st
     assert [client.wait() for client in clients.values()] == [0, 0], [client.words for client in clients.values()]
     rounds = [event for event in server.events if event["event"] == "round"]
     assert [event["answered"] for event in rounds] == [list(SITES)] * 2
-    (begun,) = [event["public"] for event in server.events if event["event"] == "initial"]
-    assert begun["accuracy"] > 1.5 / len(begun["recall"]), "it starts with what the earlier run learned"
+    (begun,) = [
+        {key: event["public"][key] for key in ("accuracy", "loss")}
+        for event in server.events
+        if event["event"] == "initial"
+    ]
+    assert begun == pytest.approx(started.public(), rel=1e-4), "it starts with what the earlier run learned"
+    assert abs(begun["loss"] - math.log(6)) > 0.01  # what a derived adapter says, of every text
     privacy = json.loads((run / "adapter" / "privacy.json").read_text())
     assert privacy["init"]["started_from"] == started.digest
     assert {new: privacy["init"]["labels"][new] for new in started.mapping} == started.mapping

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Iterator
 from concurrent import futures
 from dataclasses import dataclass
@@ -90,7 +91,7 @@ class Cluster:
     @property
     def token(self) -> dict[str, str]:
         """The environment of a machine that has the cluster's token."""
-        return {"RAY_AUTH_TOKEN_PATH": f"{self.environment['HOME']}/.ray/auth_token"}
+        return {"RAY_AUTH_TOKEN_PATH": self.environment["RAY_AUTH_TOKEN_PATH"]}
 
     def actors(self) -> list[str]:
         """Processes of the cluster in which an actor of privet lives."""
@@ -124,7 +125,9 @@ def cluster() -> Iterator[Cluster]:
     folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # a short path: Ray's sockets lie under it
     # An environment that is not privet's: what workers need must come with them.
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "HF_", "RAY_", "TOKENIZERS_"))}
-    environment["HOME"] = folder  # the cluster's token lies there
+    token = Path(folder) / "token"
+    token.write_text(uuid.uuid4().hex)
+    environment |= {"HOME": folder, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
     environment |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "OMP_NUM_THREADS": "3", "RAY_USAGE_STATS_ENABLED": "0"}
     command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--num-cpus", "2"]
     command += ["--node-ip-address", "127.0.0.1", "--port", str(port), "--include-dashboard", "false"]
