@@ -3,7 +3,6 @@
 import json
 import math
 from collections.abc import Iterator
-from decimal import ROUND_CEILING, Decimal
 from typing import Any
 
 from privet.client.admission import Admission
@@ -12,6 +11,7 @@ from privet.client.flows import NEVER, flows, release_words
 from privet.common.config import Plan, Site
 from privet.common.methods.installed import words
 from privet.common.privacy.events import EvaluateEvent
+from privet.common.privacy.words import WEAK, percent_up
 from privet.common.schedule import in_words as schedule_in_words
 from privet.common.tasks.base import task_of
 
@@ -125,12 +125,12 @@ def costs(plan: Plan, admission: Admission, site: Site) -> list[str]:
 def odds(epsilon: float, delta: float, unit: str) -> str:
     """What (epsilon, delta) means, as a bound on guessing (Kairouz, Oh, Viswanath 2015): at even odds a guess whether
     one unit took part is right with probability at most (e^epsilon + delta) / (e^epsilon + 1)."""
-    right = 100 * guess_bound(epsilon, delta)
+    right = guess_bound(epsilon, delta)
     who = "one person (one unit)" if unit == "unit" else "one record"
-    shown = Decimal(repr(right)).quantize(Decimal("0.1"), ROUND_CEILING)
     return (
         f"that means: whoever sees all that leaves and guesses at even odds whether {who} took part is right at most "
-        f"{shown} % of the time (50 % is a coin's)"
+        f"{percent_up(right)} of the time (50 % is a coin's)"
+        + ("" if right < WEAK else "; this is a limit and no finding: so high, it rules out little")
     )
 
 

@@ -22,6 +22,7 @@ from privet.client.software import Software
 from privet.common.config import Plan, Site
 from privet.common.errors import ConfigError
 from privet.common.privacy.statement import FALSE_POSITIVE_RATE
+from privet.common.privacy.words import percent_up
 from privet.common.starter import new_file
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ def page(
             membership=site.federation.get(plan.name),
             admission=admission,
             statement=statement,
-            words=[] if statement is None else statement.in_words(),
+            words=[] if statement is None else statement.in_words(plan.task.kind),
             guess="" if statement is None else _guess(statement),
             numbers=[] if statement is None else _numbers(statement, admission),
             asked=asked(plan, admission, site),
@@ -160,13 +161,13 @@ def _numbers(statement: "Statement", admission: Admission) -> list[tuple[str, st
         ("guess at even odds", _guess(statement), f"whether one {statement.unit} took part: right at most so often"),
         (
             "the same by ε and δ",
-            _up(100 * guess_bound(admission.epsilon, admission.delta), 1) + " %",
+            percent_up(guess_bound(admission.epsilon, admission.delta)),
             "what the two numbers alone promise; the mechanism keeps the line above",
         ),
-        ("advantage", _up(statement.advantage, 3), "hits minus false alarms of any test of membership, at most"),
+        ("advantage", percent_up(statement.advantage), "hits minus false alarms of any test of membership, at most"),
         (
             f"hits at {100 * FALSE_POSITIVE_RATE:g} % false alarms",
-            _up(100 * statement.true_positive_bound, 1) + " %",
+            percent_up(statement.true_positive_bound),
             "of a test of membership, at most",
         ),
     ]
@@ -200,7 +201,7 @@ def _risks(site: Site) -> Sequence[tuple[str, str]]:
 
 def _guess(statement: "Statement") -> str:
     """At even odds a guess is right with (1 + advantage) / 2 at most."""
-    return _up(50 * (1 + statement.advantage), 1) + " %"
+    return percent_up((1 + statement.advantage) / 2)
 
 
 def _loss(value: float | None) -> str:

@@ -8,6 +8,7 @@ from privet.common.adapter import Arrays, Floats
 from privet.common.examples import Examples
 from privet.common.privacy.events import EvaluateEvent, Release
 from privet.common.privacy.noise import NoiseSource, privatise
+from privet.common.tasks.targets import Targets
 
 
 def counts(
@@ -23,11 +24,16 @@ def counts(
 
 def exact_cells(trainer: RoundTrainer, arrays: Arrays, examples: Examples, release: Release) -> NDArray[np.float64]:
     """The un-noised cells, float64 [cells]. Private: never leaves a site, and is not kept."""
+    return trainer.task.unit_cells(release, *judged(trainer, arrays, examples))
+
+
+def judged(trainer: RoundTrainer, arrays: Arrays, examples: Examples) -> tuple[Floats, Targets, NDArray[np.int64], int]:
+    """What a task counts cells of: logits, targets, each record's unit, and how many units there are. Private."""
     logits = trainer.logits(arrays, examples)
     owners = np.empty(len(examples.labels), np.int64)
     for unit in range(examples.units.num_units):
         owners[examples.units.records(unit)] = unit
-    return trainer.task.unit_cells(release, logits, examples.labels, owners, examples.units.num_units)
+    return logits, examples.labels, owners, examples.units.num_units
 
 
 def noised(cells: NDArray[np.float64], event: EvaluateEvent, noise: NoiseSource) -> Floats:

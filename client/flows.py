@@ -7,6 +7,7 @@ from privet.common.compression import BLOCK, Compression
 from privet.common.config import Plan, Site
 from privet.common.errors import Code
 from privet.common.tasks.base import task_of
+from privet.common.tasks.words import TASK_WORDS
 
 STATEMENT_BYTES = 8_192  # at most; a page of JSON
 ENVELOPE_BYTES = 4_096  # at most, apart from the fields below: Flower's message around a body
@@ -100,8 +101,7 @@ def flows(plan: Plan, admission: Admission, site: Site, *, update_bytes: int | N
 
 def release_words(plan: Plan, release: str) -> str:
     """What the cells of a release say under the plan's task."""
-    words = {"multilabel": LABEL_RELEASES, "tokens": ENTITY_RELEASES}.get(plan.task.kind, RELEASES)
-    return words[release]
+    return TASK_WORDS[plan.task.kind].counted[release]
 
 
 _COMPRESSED: dict[Compression, str] = {
@@ -111,25 +111,6 @@ _COMPRESSED: dict[Compression, str] = {
     "int8": f"; sent as 8-bit numbers that are rounded at random, every {BLOCK} with a scale of their own, which come "
     "from the noised numbers only",
 }
-
-RELEASES = {
-    "accuracy": "how many are right and how many wrong",
-    "per_class": "the same for each label",
-    "confusion": "each pair of true and predicted label",
-}
-"""What the cells of a release say, in words."""
-
-LABEL_RELEASES = {
-    "accuracy": "over all labels together, how often one is rightly said, wrongly said, missed and rightly left out",
-    "per_class": "the same for each label",
-}
-"""The same where a record has any number of labels."""
-
-ENTITY_RELEASES = {
-    "accuracy": "over all types together, how many entities are found, said and none, and missed",
-    "per_class": "the same for each type",
-}
-"""The same where the words of a record are labelled."""
 
 NEVER = (
     "texts, labels of records, ids of units, and anything computed from them without noise: losses, metrics, counts, "

@@ -13,6 +13,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from privet.common.config import Plan
 from privet.common.privacy.statement import FALSE_POSITIVE_RATE, Statement
+from privet.common.privacy.words import percent_up
+from privet.common.tasks.words import TASK_WORDS
 from privet.server.card_head import card_head, judged
 from privet.server.exporting.snippets import adapter_snippet
 
@@ -102,7 +104,8 @@ def model_card(
             shown_labels=plan.task.labels[:_MAX_LABELS],
             statements=dict(sorted(statements.items())),
             unguaranteed=unguaranteed,
-            groups=_grouped(statements),
+            groups=_grouped(statements, plan.task.kind),
+            words=TASK_WORDS[plan.task.kind],
             at_sites=at_sites,
             earlier=earlier,
             results=results,
@@ -119,12 +122,14 @@ def model_card(
     )
 
 
-def _grouped(statements: Mapping[str, Statement]) -> list[tuple[list[str], list[str], list[tuple[str, str]]]]:
+def _grouped(
+    statements: Mapping[str, Statement], kind: str
+) -> list[tuple[list[str], list[str], list[tuple[str, str]]]]:
     """Names, words and table of the sites that state the same, figure by figure."""
     groups: dict[tuple[tuple[str, str], ...], list[str]] = {}
     for name, statement in sorted(statements.items()):
-        groups.setdefault(tuple(statement.table()), []).append(name)
-    return [(names, statements[names[0]].in_words(), list(rows)) for rows, names in groups.items()]
+        groups.setdefault(tuple(statement.table(kind)), []).append(name)
+    return [(names, statements[names[0]].in_words(kind), list(rows)) for rows, names in groups.items()]
 
 
 def loss_text(value: float | None, digits: int = 2) -> str:
@@ -175,5 +180,11 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"md": markdown, "loss": loss_text, "num": number_text, "flow": _flow}
+    environment.filters |= {
+        "md": markdown,
+        "loss": loss_text,
+        "num": number_text,
+        "flow": _flow,
+        "percent_up": percent_up,
+    }
     return environment

@@ -1,7 +1,7 @@
 """A server's numbers for its own operator's Prometheus."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 from privet.common.exporter import Exporter
 from privet.common.live import Event, Listener
-from privet.common.tasks.score import score_of
+from privet.common.tasks.score import score_key, score_name, score_of
 
 _BUCKETS = (0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200)
 
@@ -38,7 +38,7 @@ class ServerExporter(Exporter):
         self._bytes = Counter(
             "privet_array_bytes", "Of arrays: in (from sites) and out (to sites).", ["direction"], registry=registry
         )
-        self._accuracy = Gauge("privet_public_accuracy", "Of the adapter on the public text.", registry=registry)
+        self._score = Gauge("privet_public_score", "Of the adapter on the public text.", ["metric"], registry=registry)
 
     def watch(self, *, online: Callable[[], int], refused: Callable[[], int], checkpoints: Path) -> None:
         """What to ask when the page is asked for. refused: calls by keys that are not let in."""
@@ -62,7 +62,7 @@ class ServerExporter(Exporter):
         if kind == "started":
             self._planned.set(event["rounds"])
         elif kind == "initial":
-            self._accuracy.set(score_of(event["public"]) or 0.0)
+            self._judged(event["public"])
         elif kind == "waiting":
             self._ready.set(len(event["ready"]))
         elif kind == "round_started":
@@ -84,7 +84,10 @@ class ServerExporter(Exporter):
             for code in part.get("failed", {}).values():
                 self._replies.labels(str(code)).inc()
         if event["public"]:
-            self._accuracy.set(score_of(event["public"]) or 0.0)
+            self._judged(event["public"])
+
+    def _judged(self, public: Mapping[str, Any]) -> None:
+        self._score.labels(score_key(score_name(public))).set(score_of(public) or 0.0)
 
 
 class _Live:

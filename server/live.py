@@ -205,7 +205,7 @@ class View:
         return f"stopped early after round {event['round']}: {what}"
 
     def _on_kept(self, event: dict[str, Any]) -> str:
-        return f"kept: the adapter of round {event['best']}, {_metric(event)} {event['accuracy']:.3f}"
+        return f"kept: the adapter of round {event['best']}, {_metric(event)} {score_of(event) or 0.0:.3f}"
 
     def _on_enrolled(self, event: dict[str, Any]) -> str:
         for name in event["sites"]:

@@ -24,7 +24,7 @@ from privet.common.live import Event, Listener
 from privet.common.messages import EvaluateBody, FinishBody, Request, TrainBody, to_record
 from privet.common.methods import State, method_for
 from privet.common.tasks.base import Public, task_of
-from privet.common.tasks.score import ACCURACY
+from privet.common.tasks.score import scored_as
 from privet.server.asked import Asked
 from privet.server.checkpoint import Checkpoint
 from privet.server.heads import Heads
@@ -326,9 +326,8 @@ class PrivetStrategy(Strategy):  # type: ignore[misc]
         best, training = self.standing.best, self.plan.training
         if best is None:  # nothing was judged: the last round stays
             return
-        told: Event = {"best": best.round, "accuracy": best.accuracy, "metric": self.plan.evaluation.metric}
-        if (name := task_of(self.plan.task).score_name) != ACCURACY:
-            told["score_name"] = name
+        score = scored_as(task_of(self.plan.task).score_name, best.accuracy)
+        told: Event = {"best": best.round, **score, "metric": self.plan.evaluation.metric}
         if self.completed < training.rounds and self.standing.is_over(self.plan.evaluation):
             waited = self.standing.waited
             self._on_event({"event": "stopped_early", "round": number, "judgements": waited, **told})

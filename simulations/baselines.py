@@ -21,7 +21,8 @@ from privet.client.evaluation import exact_cells
 from privet.common.config import Plan, SimulationSpec
 from privet.common.errors import RunError
 from privet.common.examples import Examples
-from privet.common.live import Listener
+from privet.common.live import Event, Listener
+from privet.common.tasks.score import ACCURACY, scored_as
 from privet.server.checkpoint import write_durably
 from privet.simulations.baselines_words import SEEN_BY_SIMULATION, html_table, site_words, terminal_table
 from privet.simulations.data import Records, SimulationData
@@ -46,7 +47,7 @@ FEWEST_HELD_OUT = 10  # units: fewer tell nothing of a gain
 
 
 class Score(NamedTuple):
-    """Accuracies of one model; None where there is nothing to measure it on."""
+    """The task's score of one model; None where there is nothing to measure it on."""
 
     public: float | None
     own: float | None = None  # on a site's held-out units, without noise
@@ -65,7 +66,7 @@ class SiteRow:
     no_privacy: Score
     held_out: int = 0  # units of its own that the models were measured on
     measured_on: str | None = None  # what `gain` is taken from: "own" held-out units if enough, else the "public" test
-    gain: float | None = None  # accuracy of the federation less that alone
+    gain: float | None = None  # score of the federation less that alone
     error: float | None = None  # standard error of `gain` by the size of the test set; not by the runs' randomness
     words: str = ""
 
@@ -78,11 +79,12 @@ class Baselines:
     num_sites: int
     seed: int
     num_public: int
-    federation: float | None  # accuracies on the public test set
+    federation: float | None  # scores on the public test set
     pooled: float | None
     pooled_epsilon: float | None  # None: without privacy
     num_budgets: int
     no_privacy: float | None
+    score_name: str = ACCURACY  # what all scores are, for people
 
     def to_json(self) -> dict[str, Any]:
         """Of JSON's types; an epsilon of None is none at all."""
@@ -134,29 +136,32 @@ def compare(
     judge = _Judge(single, shown)
     batch = pooled_batch(plan, spec, union, len(ran.statements) or len(records))
     pooled = train(POOLED, least, batch)
-    tell({"event": "baseline", "kind": "pooled", "epsilon": _finite(least), "accuracy": _accuracy(pooled)})
+
+    def told(run: Simulation | None) -> Event:
+        return scored_as(ran.score_name, _score(run))
+
+    tell({"event": "baseline", "kind": "pooled", "epsilon": _finite(least), **told(pooled)})
     bare = pooled if math.isinf(least) else train(POOLED, math.inf, batch)
-    tell({"event": "baseline", "kind": "no_privacy", "epsilon": None, "accuracy": _accuracy(bare)})
+    tell({"event": "baseline", "kind": "no_privacy", "epsilon": None, **told(bare)})
     if pooled is None or bare is None:
         raise RunError("all data pooled are too few for the plan's batch.", mend="bring more data.")
     rows = []
     for name in names:
         own = budget_of[name]
         alone = train(name, own, site_batch(plan, spec, records[name]))
-        tell(
-            {"event": "baseline", "kind": "alone", "site": name, "epsilon": _finite(own), "accuracy": _accuracy(alone)}
-        )
+        tell({"event": "baseline", "kind": "alone", "site": name, "epsilon": _finite(own), **told(alone)})
         rows.append(judge.row(name, records[name].num_units, _finite(own), alone, ran, pooled, bare))
     found = Baselines(
         rows=rows,
         num_sites=len(records),
         seed=spec.seed,
         num_public=len(data.test_texts),
-        federation=_accuracy(ran),
-        pooled=_accuracy(pooled),
+        federation=_score(ran),
+        pooled=_score(pooled),
         pooled_epsilon=_finite(least),
         num_budgets=len(set(budgets)),
-        no_privacy=_accuracy(bare),
+        no_privacy=_score(bare),
+        score_name=ran.score_name,
     )
     if ran.folder is not None:
         _write(ran.folder, found)
@@ -217,13 +222,15 @@ class _Judge:
         return row
 
     def _score(self, name: str, run: Simulation) -> tuple[Score, float]:
-        """Its accuracies, and how many held-out units of the site they were measured on."""
+        """Its scores, and how many held-out units of the site they were measured on."""
         held = self._held.get(name)
         if held is None:
-            return Score(_accuracy(run)), 0.0
+            return Score(_score(run)), 0.0
+        task = self._simulator.trainer.task
         cells = exact_cells(self._simulator.trainer, run.arrays, held, "accuracy")
-        own = self._simulator.trainer.task.exact_score("accuracy", cells)
-        return Score(_accuracy(run), None if math.isnan(own) else own), float(cells.sum())
+        own = task.exact_score("accuracy", cells)
+        size = float(held.units.num_units) if task.per_token else float(cells.sum())  # cells of entities count these
+        return Score(_score(run), None if math.isnan(own) else own), size
 
 
 def difference_error(before: float, after: float, num: float) -> float:
@@ -240,8 +247,8 @@ def _drawn(names: list[str], most: int, seed: int) -> list[str]:
     return [names[index] for index in sorted(chosen.tolist())]
 
 
-def _accuracy(run: Simulation | None) -> float | None:
-    return None if run is None or math.isnan(run.accuracy) else run.accuracy
+def _score(run: Simulation | None) -> float | None:
+    return None if run is None or math.isnan(run.score) else run.score
 
 
 def _finite(epsilon: float) -> float | None:

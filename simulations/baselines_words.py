@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from privet.simulations.baselines import Baselines, SiteRow
 
 SEEN_BY_SIMULATION = (
-    "`own` is the accuracy on a site's held-out units without noise: only a simulation can know it. It is computed "
+    "`own` is the score on a site's held-out units without noise: only a simulation can know it. It is computed "
     "from the sites' records; where these are private, so is this file."
 )
 _COLUMNS = ("site", "units", "ε", "alone", "federation", "pooled", "no privacy")
@@ -38,7 +38,7 @@ def site_words(row: "SiteRow", takes_part: bool) -> str:
 
 
 def percent(share: float | None) -> str:
-    """An accuracy for a table.
+    """A score for a table.
 
     >>> percent(0.8125), percent(None)
     ('81.2 %', '–')
@@ -52,8 +52,9 @@ def summary(found: "Baselines") -> list[str]:
     if found.num_budgets > 1:
         budget += f", the smallest of {found.num_budgets} budgets"
     lines = [
-        f"On the public test set ({found.num_public:,} records): federation {percent(found.federation)}; all data "
-        f"pooled at one site {budget}: {percent(found.pooled)}; pooled without privacy: {percent(found.no_privacy)}."
+        f"On the public test set ({found.num_public:,} records), {found.score_name}: federation "
+        f"{percent(found.federation)}; all data pooled at one site {budget}: {percent(found.pooled)}; pooled without "
+        f"privacy: {percent(found.no_privacy)}."
     ]
     if len(found.rows) < found.num_sites:
         lines.append(
@@ -86,7 +87,7 @@ def terminal_table(found: "Baselines") -> "Table":
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=f"Accuracy in %, {_tests(found)}", title_justify="left", header_style="bold")
+    table = Table(title=f"{_title(found)} in %, {_tests(found)}", title_justify="left", header_style="bold")
     for index, name in enumerate(_COLUMNS):
         table.add_column(name, justify="right" if index else "left")
     for row in found.rows:
@@ -102,7 +103,7 @@ def html_table(found: "Baselines") -> str:
         for row in found.rows
     )
     words = "".join(f"<p>{html.escape(line)}</p>" for line in summary(found))
-    caption = f"Accuracy in %, {html.escape(_tests(found))}"
+    caption = f"{_title(found)} in %, {html.escape(_tests(found))}"
     return f"<table><caption>{caption}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{words}"
 
 
@@ -117,6 +118,10 @@ def _cells(found: "Baselines", row: "SiteRow") -> Iterator[str]:
 
 def _number(share: float | None) -> str:
     return "–" if share is None else f"{100 * share:.1f}"
+
+
+def _title(found: "Baselines") -> str:
+    return found.score_name[0].upper() + found.score_name[1:]
 
 
 def _tests(found: "Baselines") -> str:

@@ -33,6 +33,7 @@ from privet.common.messages import (
 from privet.common.methods import method_for
 from privet.common.privacy.noise import SeededNoise, privatise
 from privet.common.record import carry_coded, carry_flat
+from privet.common.tasks.base import task_of
 from privet.simulations.absence import Absence
 from privet.simulations.engines.engine import Engine, Job, Shard
 from privet.simulations.shards import site_shards
@@ -46,8 +47,9 @@ class SimulationGrid(Grid):  # type: ignore[misc]
 
     numbers: each site's in the engine's store. tokens: that one step of each takes on average. `trained` and `measured`
     count, for each site, the rounds and evaluations that it ran, in time or late: what it spent.
-    `exact` holds the un-noised cells of the latest evaluation, summed over the sites, by its number: for the
-    researcher, and never sent. `on_reply` hears of each site that answered ("train" or "evaluate"), as it does.
+    `exact` holds the un-noised cells of the latest evaluation, summed over the sites, by its number, and `clipped` the
+    share of units whose counts were clipped, where the task clips any: for the researcher, and never sent.
+    `on_reply` hears of each site that answered ("train" or "evaluate"), as it does.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class SimulationGrid(Grid):  # type: ignore[misc]
         self.trained = np.zeros(len(names), np.int32)
         self.measured = np.zeros(len(names), np.int32)
         self.exact: tuple[int, NDArray[np.float64]] | None = None
+        self.clipped: tuple[int, float] | None = None
         self.on_reply: Callable[[str, str], None] | None = None
         self._count = 0
         self._waiting: dict[str, Message] = {}
@@ -210,7 +213,12 @@ class SimulationGrid(Grid):  # type: ignore[misc]
         whole = self._spec.flatten({**self._initial, **arrays})
         body = ReplyBody(code=Code.OK, plan_digest=self._digest, round=number)
         total: NDArray[np.longdouble] | None = None  # so wide that the order in which sites answer does not show
-        for message, cells in self._rows(Job("cells", number, whole), messages):
+        assert self._plan.evaluation.release != "none"
+        width = task_of(self._plan.task).num_cells(self._plan.evaluation.release)
+        clipped = np.zeros(2)  # units that were, and all
+        for message, row in self._rows(Job("cells", number, whole), messages):
+            cells, further = row[:width], row[width:]  # what stands behind the cells never leaves: see `site_cells`
+            clipped += further if len(further) else 0
             index = message.metadata.dst_node_id - 1
             self.measured[index] += 1
             total = cells.astype(np.longdouble) if total is None else total + cells
@@ -222,6 +230,7 @@ class SimulationGrid(Grid):  # type: ignore[misc]
             released = privatise(cells, noise_multiplier=sigma, max_grad_norm=1.0, expected_batch=1.0, noise=noise)
             yield self._told(message, to_record(Reply(body, {COUNTS: released})))
         self.exact = None if total is None else (number, total.astype(np.float64))
+        self.clipped = (number, float(clipped[0] / clipped[1])) if clipped[1] else None
 
     def _rows(self, job: Job, messages: Sequence[Message]) -> Iterator[tuple[Message, NDArray[Any]]]:
         """Each message with its row of the job's result, as the workers bring them."""

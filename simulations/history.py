@@ -9,11 +9,15 @@ Columns of `run.history`, in this order:
 | accuracy, macro_f1, loss | float64 | on the public test set; NaN where the round was not judged |
 | sites_accuracy, sites_error | float64 | the sites' pooled, noised accuracy, its standard error; NaN where none was |
 | sites_truth | float64 | the same accuracy without noise, which only a simulation can know; NaN where none was |
+| sites_clipped | float64 | of entities alone, likewise: share of the sites' units whose counts the bound clipped |
 | cohort, answered, missing, failed | int64 | how many sites were asked, and how it ended |
 | bytes_down, bytes_up | int64 | of arrays, to and from all sites |
 | compression_error | float64 | relative L2 error of compressed updates, mean over sites; NaN where they are not |
 | seconds | float64 | that the round took |
 | epsilon_min, epsilon_max | float64 | spent so far: least and greatest over the sites; inf where there is no noise |
+
+Where the task's score is no accuracy, its column has its own name: `micro_f1` and `sites_micro_f1` of several labels a
+record, `entity_f1` and `sites_entity_f1` of entities (`score_key(task.score_name)`).
 
 A site that was asked and did not refuse has spent, whether or not its answer came. The range is exact for up to two
 mechanisms a budget; among more, of the sites of one budget that were asked equally often, those of the smallest and the
@@ -30,8 +34,7 @@ from typing import TYPE_CHECKING, Any
 from privet.common.errors import Code, ConfigError
 from privet.common.privacy.horizon import horizon_epsilon
 from privet.common.privacy.statement import Statement
-from privet.common.tasks.base import task_of
-from privet.common.tasks.score import score_of
+from privet.common.tasks.score import ACCURACY, score_key, score_of
 from privet.server.card import loss_text
 
 if TYPE_CHECKING:
@@ -48,6 +51,7 @@ DTYPES = {
     "sites_accuracy": "float64",
     "sites_error": "float64",
     "sites_truth": "float64",
+    "sites_clipped": "float64",
     "cohort": "int64",
     "answered": "int64",
     "missing": "int64",
@@ -65,15 +69,34 @@ _SHOWN = 10  # rounds of a notebook's table
 Row = Mapping[str, Any]
 
 
-def frame(rounds: Iterable[Row], statements: Mapping[str, Statement], truth: Mapping[int, float]) -> "pandas.DataFrame":
+def dtypes(score: str, *, clips: bool = False) -> dict[str, str]:
+    """Columns and their types where the task's score has this name; clips: whether its counts are clipped."""
+    key = score_key(score)
+    names = {ACCURACY: key, f"sites_{ACCURACY}": f"sites_{key}"}
+    return {names.get(name, name): kind for name, kind in DTYPES.items() if clips or name != "sites_clipped"}
+
+
+def frame(
+    rounds: Iterable[Row],
+    statements: Mapping[str, Statement],
+    truth: Mapping[int, float],
+    *,
+    score: str = ACCURACY,
+    clipped: Mapping[int, float] | None = None,
+) -> "pandas.DataFrame":
     """The DataFrame of the rounds' events, as the module's table says.
 
+    score: the name of the task's. clipped: by round, as `truth`; None where the task clips no counts.
     Raises: ConfigError where pandas is missing.
     """
     rows = list(rounds)
     spent = spent_range(rows, statements)
-    lines = [_line(row, truth) | {"epsilon_min": a, "epsilon_max": b} for row, (a, b) in zip(rows, spent, strict=True)]
-    return pandas_library().DataFrame(lines, columns=list(DTYPES)).astype(DTYPES)
+    columns = dtypes(score, clips=clipped is not None)
+    lines = []
+    for row, (least, most) in zip(rows, spent, strict=True):
+        line = _line(row, truth, score_key(score)) | {"epsilon_min": least, "epsilon_max": most}
+        lines.append(line | {"sites_clipped": (clipped or {}).get(line["round"], math.nan)})
+    return pandas_library().DataFrame(lines, columns=list(columns)).astype(columns)
 
 
 def pandas_library() -> Any:
@@ -87,15 +110,15 @@ def pandas_library() -> Any:
     return pandas
 
 
-def _line(row: Row, truth: Mapping[int, float]) -> dict[str, object]:
+def _line(row: Row, truth: Mapping[int, float], score: str) -> dict[str, Any]:
     public, sites = row["public"] or {}, row["sites"] or {}
     number = int(row["round"])
     return {
         "round": number,
         "aggregated": row["aggregated"],
-        "accuracy": _number(score_of(public)),
+        score: _number(score_of(public)),
         **{name: _number(public.get(name)) for name in ("macro_f1", "loss")},
-        "sites_accuracy": _number(score_of(sites)),
+        f"sites_{score}": _number(score_of(sites)),
         "sites_error": _number(sites.get("error")),
         "sites_truth": truth.get(number, math.nan),
         **{name: len(row[name]) for name in ("cohort", "answered", "missing", "failed")},
@@ -152,13 +175,9 @@ def _spent(stated: Statement, rounds: int, evaluations: int) -> float:
 
 def in_words(run: "Simulation") -> str:
     """One line, as a notebook or a debugger shows a run."""
-    accuracy = "not judged" if math.isnan(run.accuracy) else f"public {_score(run)} {run.accuracy:.3f}"
+    score = "not judged" if math.isnan(run.score) else f"public {run.score_name} {run.score:.3f}"
     place = f", {run.folder}" if run.folder is not None else ""
-    return f"<Simulation of {run.plan.name}: {_progress(run)}; {accuracy}; {_privacy(run)}{place}>"
-
-
-def _score(run: "Simulation") -> str:
-    return task_of(run.plan.task).score_name
+    return f"<Simulation of {run.plan.name}: {_progress(run)}; {score}; {_privacy(run)}{place}>"
 
 
 def _progress(run: "Simulation") -> str:
@@ -177,15 +196,16 @@ def _privacy(run: "Simulation") -> str:
 def as_html(run: "Simulation") -> str:
     """What a notebook draws: the outcome, and the last rounds. It takes the notebook's own colours."""
     table = run.history
-    columns = ["round", "accuracy", "macro_f1", "loss", "answered", "missing", "failed", "seconds", "epsilon_max"]
-    if table["sites_accuracy"].notna().any():
-        columns.insert(4, "sites_accuracy")
+    score = score_key(run.score_name)
+    columns = ["round", score, "macro_f1", "loss", "answered", "missing", "failed", "seconds", "epsilon_max"]
+    further = (name for name in (f"sites_{score}", "sites_clipped") if name in table and table[name].notna().any())
+    columns[4:4] = further
     shown = table[columns].tail(_SHOWN).to_html(index=False, na_rep="–", float_format=lambda value: f"{value:.3f}")
     left_out = len(table) - _SHOWN
     more = f"<p>The last {_SHOWN} of {len(table)} rounds; all of them: <code>run.history</code>.</p>"
     words = [f"<p><b>{html.escape(run.plan.name)}</b>: {_progress(run)}; {html.escape(_privacy(run))}.</p>"]
-    if not math.isnan(run.accuracy):
-        words.append(f"<p>Public {_score(run)} of the adapter that is kept: <b>{run.accuracy:.3f}</b>.</p>")
+    if not math.isnan(run.score):
+        words.append(f"<p>Public {run.score_name} of the adapter that is kept: <b>{run.score:.3f}</b>.</p>")
     if run.baselines is not None:
         words.append(run.baselines.to_html())
     if run.folder is not None:

@@ -18,21 +18,23 @@ _FEW = 50  # sites whose answers to the plan are told one by one
 
 
 class Listening:
-    """The strategy's listener. `truth` has the sites' accuracy without noise, by round: a finished run has it in no
-    file."""
+    """The strategy's listener. `truth` has the sites' score without noise, by round, and `clipped` the share of their
+    units whose counts were clipped, where the task clips any: a finished run has neither in a file."""
 
     def __init__(
         self,
         tell: Listener | None,
         folder: RunFolder | None,
         num_sites: int,
-        exact: Callable[[int], float],
+        exact: Callable[[int], tuple[float, float | None]],
     ) -> None:
-        """exact: the accuracy without noise in the evaluation of this number."""
+        """exact: score without noise and share of clipped units (None: no task of that kind) in the evaluation of this
+        number."""
         self._tell: Listener = tell or (lambda _event: None)
         self._folder, self._exact, self._many = folder, exact, num_sites > _FEW
         self._answers: Counter[str] = Counter()
         self.truth: dict[int, float] = {}
+        self.clipped: dict[int, float] = {}
 
     def __call__(self, event: Event) -> None:
         offer = event["event"] == "offer"
@@ -45,17 +47,20 @@ class Listening:
             self._tell({"event": "answers", "codes": dict(self._answers)})
             self._answers.clear()
         exact = self._found(event)
-        self._tell(event if exact is None else event | {"sites_truth": exact, "simulated": True})
+        self._tell(event if exact is None else event | exact | {"simulated": True})
 
-    def _found(self, row: Event) -> float | None:
-        """The accuracy without noise, where this round was evaluated: when it is kept, and it is told only later."""
+    def _found(self, row: Event) -> Event | None:
+        """What an evaluated round's event tells the researcher beside: found when it is kept, and told only later."""
         evaluation = row.get("evaluation")
         if not isinstance(evaluation, dict):
             return None
         round = int(str(row["round"]))
         if round not in self.truth:
-            self.truth[round] = self._exact(evaluation["number"])
-        return self.truth[round]
+            self.truth[round], clipped = self._exact(evaluation["number"])
+            if clipped is not None:
+                self.clipped[round] = clipped
+        told: Event = {"sites_truth": self.truth[round]}
+        return told | ({"sites_clipped": self.clipped[round]} if round in self.clipped else {})
 
     def replied(self, site: str, kind: str) -> None:
         """A site answered; kind: "train" or "evaluate"."""
@@ -68,7 +73,9 @@ class Listening:
             return
         self._found(checkpoint.row or {})
         counts = {"trained": grid.trained.tolist(), "measured": grid.measured.tolist()}
-        further = counts | {"truth": {str(round): value for round, value in self.truth.items()}}
+        further: dict[str, Any] = {**counts, "truth": {str(round): value for round, value in self.truth.items()}}
+        if self.clipped:
+            further["clipped"] = {str(round): value for round, value in self.clipped.items()}
         statements = {} if self._many else checkpoint.statements
         self._folder.keep(replace(checkpoint, statements=statements, simulation=further))
 
@@ -77,3 +84,4 @@ class Listening:
         if kept:
             grid.trained[:], grid.measured[:] = np.array(kept["trained"]), np.array(kept["measured"])
             self.truth = {int(round): value for round, value in kept["truth"].items()}
+            self.clipped = {int(round): value for round, value in kept.get("clipped", {}).items()}

@@ -5,6 +5,8 @@ from typing import Any
 
 from privet.common import live
 from privet.common.live import Listener
+from privet.common.tasks.score import score_of
+from privet.server.live import public_score
 from privet.simulations import progress
 
 _KINDS = {"pooled": "all data pooled at one site", "no_privacy": "all data pooled, without privacy"}
@@ -21,8 +23,8 @@ class SimulationView(progress.SimulationView):
     def _on_baseline(self, event: dict[str, Any]) -> str:
         what = _KINDS.get(event["kind"]) or f"{event['site']} alone"
         budget = "" if event["epsilon"] is None else f" at ε {event['epsilon']:g}"
-        accuracy = "not judged" if event["accuracy"] is None else f"public accuracy {event['accuracy']:.3f}"
-        self.status = f"baseline: {what}{budget}: {accuracy}"
+        score = "not judged" if score_of(event) is None else public_score(event)
+        self.status = f"baseline: {what}{budget}: {score}"
         return self.status
 
 

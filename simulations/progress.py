@@ -119,6 +119,15 @@ class SimulationView(View):
         is_end = self.round in (self.first + 1, self.total) or not event["aggregated"]
         return self._line("; ".join(words)) if is_end or self._is_time(_OFTEN) else None
 
+    def _evaluated(self, event: dict[str, Any]) -> list[str]:
+        """With what only a simulation can know: how many units' counts the plan's bound clipped."""
+        words = super()._evaluated(event)
+        if words and event.get("sites_clipped") is not None:
+            clipped = f"{100 * event['sites_clipped']:.1f} % of the sites' units clipped"
+            self.sites_words += f"; {clipped}"
+            words.insert(1, clipped)
+        return words
+
     def _on_finished(self, event: dict[str, Any]) -> str:
         rate = f", {self.words}" if self.updates else ""
         self.status = f"done after {event['rounds']} rounds{rate}"

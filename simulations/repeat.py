@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from privet.common.errors import ConfigError, RunError
 from privet.common.live import Listener
-from privet.common.tasks.score import score_of
+from privet.common.tasks.score import key_words, metric_keys, score_of
 from privet.server.checkpoint import write_durably
 from privet.server.judgement import kept_round
 from privet.simulations.history import pandas_library
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from privet.common.config import SimulationSpec
     from privet.simulations.baselines import Baselines
     from privet.simulations.data import SimulationData
-
-METRICS = ("accuracy", "macro_f1", "loss", "sites_accuracy", "sites_truth")
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,7 @@ class Repeated:
         rows = []
         for number in sorted({number for table in tables for number in table["round"]}):
             row: dict[str, Any] = {"round": int(number)}
-            for metric in METRICS:
+            for metric in (*metric_keys(self.runs[0].score_name), _TRUTH):
                 found = spread(value for table in tables for value in table[metric][table["round"] == number])
                 if found is not None:
                     sd = math.nan if found.sd is None else found.sd
@@ -106,16 +104,20 @@ class Repeated:
         for name, found in self.final.items():
             own = [f"{row[name]:.3f}" if row.get(name) is not None else "–" for row in each]
             sd = "–" if found.sd is None else f"{found.sd:.3f}"
-            table.add_row(name.replace("_", " "), f"{found.mean:.3f}", sd, str(found.n), *own)
+            table.add_row(_title(name), f"{found.mean:.3f}", sd, str(found.n), *own)
         return table
 
     def __repr__(self) -> str:
-        told = ", ".join(f"{name} {found}" for name, found in self.final.items()) or "nothing was judged"
+        told = ", ".join(f"{_title(name)} {found}" for name, found in self.final.items()) or "nothing was judged"
         return f"<Repeated {self.runs[0].plan.name}: seeds {self.seeds[0]} to {self.seeds[-1]}; {told}>"
 
 
 _TRUTH = "sites_truth"
 _MAX_SHOWN = 10  # runs that have a column
+
+
+def _title(name: str) -> str:
+    return "truth at the sites" if name == _TRUTH else key_words(name)
 
 
 def _told(run: Simulation) -> dict[str, float | None]:
@@ -168,16 +170,19 @@ def summarised(runs: Sequence[Simulation]) -> dict[str, Spread]:
 
 
 def final_metrics(run: Simulation) -> dict[str, float | None]:
-    """Of the round that is kept, by METRICS' names; and `alone` (a mean), `pooled`, `no_privacy`, `gain`."""
-    found: dict[str, float | None] = {}
+    """Of the round that is kept, by `metric_keys` and "sites_truth"; and `alone` (a mean), `pooled`, `no_privacy`,
+    `gain`."""
+    score, macro, loss, at_sites = metric_keys(run.score_name)
     final = run.final or {}
-    for name in ("accuracy", "macro_f1", "loss"):
-        value = score_of(final) if name == "accuracy" else final.get(name)
-        found[name] = float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+    values = {score: score_of(run.final), macro: final.get(macro), loss: final.get(loss)}
+    found: dict[str, float | None] = {
+        name: float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+        for name, value in values.items()
+    }
     kept = kept_round(run.rounds, run.plan.evaluation)
     if kept is not None and kept["evaluation"]:
-        found["sites_accuracy"] = score_of(kept["sites"])
-        found["sites_truth"] = run.truth.get(kept["round"])
+        found[at_sites] = score_of(kept["sites"])
+        found[_TRUTH] = run.truth.get(kept["round"])
     if run.baselines is not None:
         found |= _of_baselines(run.baselines)
     return found

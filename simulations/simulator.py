@@ -22,6 +22,7 @@ from privet.server.start_arrays import Start
 from privet.server.strategy import PrivetStrategy
 from privet.simulations.absence import Absence
 from privet.simulations.data import Records, SimulationData
+from privet.simulations.engines.cells import clips
 from privet.simulations.engines.engine import Built, Engine, InProcess, Job, Shard, most_state_bytes
 from privet.simulations.engines.store import Store
 from privet.simulations.engines.work import Recipe, Run, Work
@@ -181,6 +182,7 @@ class Simulator:
             folder.path if folder is not None else None,
             listening.truth,
             Spent(sites.names, agreed, grid.trained, grid.measured),
+            clipped=listening.clipped if clips(self._task) else None,
         )
 
     def start(self, spec: AdapterSpec) -> Start:
@@ -243,13 +245,15 @@ class Simulator:
             table[parts[index].start : parts[index].stop] = rows
         return table
 
-    def _exact(self, grid: SimulationGrid, number: int) -> float:
-        """The accuracy without noise, in evaluation `number`, over all validation units of the sites that measured it;
-        nan where there are none. Only a simulation can know it."""
+    def _exact(self, grid: SimulationGrid, number: int) -> tuple[float, float | None]:
+        """The score without noise, in evaluation `number`, over all validation units of the sites that measured it;
+        nan where there are none. And the share of those whose counts were clipped, where the task clips any. Only a
+        simulation can know either."""
         release = self.plan.evaluation.release
         if release == "none" or grid.exact is None or grid.exact[0] != number:
-            return math.nan
-        return self._task.exact_score(release, grid.exact[1])
+            return math.nan, None
+        clipped = grid.clipped[1] if grid.clipped is not None and grid.clipped[0] == number else None
+        return self._task.exact_score(release, grid.exact[1]), clipped
 
 
 def _digest(data: str, sites: Sites, by_record: bool) -> str:

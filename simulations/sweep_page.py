@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from privet.common.tasks.score import key_words
 from privet.common.terminal import printable
 from privet.server.card import loss_text
 from privet.simulations.sweep_cost import NOT_FREE
@@ -49,12 +50,12 @@ def terminal_table(found: "Sweep") -> "Table":
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=f"Trials by {found.metric}", title_justify="left", header_style="bold")
+    table = Table(title=f"Trials by {key_words(found.metric)}", title_justify="left", header_style="bold")
     table.caption, table.caption_justify = NOT_FREE, "left"
     table.add_column("#", justify="right")
     for axis in found.axes:
         table.add_column(axis.key)
-    for name in (found.metric, "n", "ε", "seconds"):
+    for name in (key_words(found.metric), "n", "ε", "seconds"):
         table.add_column(name, justify="right")
     for rank, trial in enumerate(found.trials[:_MAX_SHOWN], start=1):
         settings = [Text(printable(setting_text(trial.settings[axis.key]))) for axis in found.axes]
@@ -90,5 +91,5 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     filters: dict[str, Any] = {"setting": setting_text, "metric": metric_text, "epsilon": epsilon_text}
-    environment.filters |= filters
+    environment.filters |= filters | {"words": key_words}
     return environment

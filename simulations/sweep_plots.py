@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from privet.common.errors import ConfigError
+from privet.common.tasks.score import key_words
 from privet.simulations.sweep_space import Axis, setting_text
 
 if TYPE_CHECKING:
@@ -214,9 +215,5 @@ def _mean(trial: "Trial", metric: str) -> float:
 
 
 def _title(found: "Sweep") -> str:
-    return {
-        "accuracy": "public accuracy",
-        "macro_f1": "public macro F1",
-        "loss": "public loss",
-        "sites_accuracy": "accuracy at the sites",
-    }[found.metric]
+    words = key_words(found.metric)
+    return words if found.metric == found.metrics[3] else f"public {words}"

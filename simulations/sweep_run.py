@@ -5,18 +5,21 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from privet.common.config import Plan, SimulationSpec
 from privet.common.errors import ConfigError, InputError, RunError
 from privet.common.live import Listener
 from privet.common.privacy.statement import Statement
+from privet.common.tasks.base import task_of
+from privet.common.tasks.score import key_words
 from privet.simulations.history import pandas_library
 from privet.simulations.inputs import PlanLike, changed, read_plan, resolve, start_of
 from privet.simulations.repeat import Spread, final_metrics, spread
 from privet.simulations.result import Simulation
 from privet.simulations.run import simulate
 from privet.simulations.sweep_cost import NOT_FREE, Cost, cost_of
+from privet.simulations.sweep_metric import metric_of, metrics_of, renamed
 from privet.simulations.sweep_space import Axis, Settings, grid_axis, parse_range, plan_with, setting_text, settings_of
 from privet.simulations.sweep_store import Store, data_digest, folder_name, json_text, run_key
 
@@ -25,8 +28,6 @@ if TYPE_CHECKING:
 
     from privet.simulations.data import SimulationData
 
-Metric = Literal["accuracy", "macro_f1", "loss", "sites_accuracy"]
-METRICS: tuple[Metric, ...] = ("accuracy", "macro_f1", "loss", "sites_accuracy")
 _PAUSE = 2.0  # seconds between two writings of sweep.json
 
 
@@ -45,6 +46,11 @@ class Trial:
         return spread(run["final"].get(metric) for run in self.runs)
 
     @property
+    def metrics(self) -> tuple[str, ...]:
+        """As `metrics_of` names them."""
+        return metrics_of(self.plan)
+
+    @property
     def statement(self) -> Statement | None:
         """Of the site that pays most."""
         return Statement.from_json(self.runs[0]["statement"]) if self.runs else None
@@ -55,7 +61,7 @@ class Trial:
 
     def to_json(self) -> dict[str, Any]:
         """Of JSON's types."""
-        found = {metric: self.spread(metric) for metric in METRICS}
+        found = {metric: self.spread(metric) for metric in self.metrics}
         stated = self.statement
         return {
             "trial": self.number,
@@ -76,11 +82,16 @@ class Sweep:
     plan: Plan
     axes: Sequence[Axis]
     trials: Sequence[Trial]
-    metric: Metric
+    metric: str  # one of `metrics`
     seeds: Sequence[int]
     cost: Cost | None
     folder: Path | None
     command: str = ""
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """As `metrics_of` names them."""
+        return metrics_of(self.plan)
 
     @property
     def best(self) -> Trial | None:
@@ -92,7 +103,7 @@ class Sweep:
         for rank, trial in enumerate(self.trials, start=1):
             row: dict[str, Any] = {"rank": rank, "trial": trial.number}
             row |= {axis.key: setting_text(trial.settings[axis.key]) for axis in self.axes}
-            for metric in METRICS:
+            for metric in self.metrics:
                 found = trial.spread(metric)
                 row |= {f"{metric}_mean": found and found.mean, f"{metric}_sd": found and found.sd}
             stated = trial.statement
@@ -123,8 +134,8 @@ class Sweep:
         }
 
     def __repr__(self) -> str:
-        best = self.best
-        words = "none finished" if best is None else f"best {best.settings}: {self.metric} {best.spread(self.metric)}"
+        best, name = self.best, key_words(self.metric)
+        words = "none finished" if best is None else f"best {best.settings}: {name} {best.spread(self.metric)}"
         return f"<Sweep of {self.plan.name}: {len(self.trials)} trials; {words}>"
 
     def _repr_html_(self) -> str:
@@ -149,7 +160,7 @@ def sweep(
     label: str | None = None,
     unit: str | None = None,
     spec: SimulationSpec | None = None,
-    metric: Metric = "accuracy",
+    metric: str = "score",
     runs: Path | None = None,
     folder: Path | None = None,
     on_event: Listener | None = None,
@@ -159,9 +170,11 @@ def sweep(
     """Simulate every setting, under `repeat` seeds each, and rank them.
 
     grid: values by key of the plan, as {"training.learning_rate": [0.1, 0.3]}; ranges: as {"training.learning_rate":
-    "1e-4..1e-1:log"}, which need `random`, the number of draws; axes: either, ready-made. folder: of the results; else
-    one under `runs` that the same arguments find again; without both nothing is written. A run that is finished there
-    is not run again. The other arguments, `settings` among them, are those of `simulate`.
+    "1e-4..1e-1:log"}, which need `random`, the number of draws; axes: either, ready-made. metric: "score" (the task's:
+    accuracy, micro F1, entity F1), "macro_f1", "loss", "sites_score", or the name that the task gives it, as
+    "micro_f1". folder: of the results; else one under `runs` that the same arguments find again; without both nothing
+    is written. A run that is finished there is not run again. The other arguments, `settings` among them, are those of
+    `simulate`.
     Raises: ConfigError before anything runs where a key, a value or a trial's plan is not valid; as `simulate`, but for
     what concerns a single trial, which is told in its `error`.
     """
@@ -170,10 +183,11 @@ def sweep(
     spec = changed(spec, {"seed": seed, "partition": partition, "text": text, "label": label, "unit": unit})
     axes = [*axes, *(grid_axis(key, values) for key, values in (grid or {}).items())]
     axes += [parse_range(f"{key}={ends}") for key, ends in (ranges or {}).items()]
-    if repeat < 1 or metric not in METRICS:
-        raise ConfigError(f"got {repeat} and {metric!r}.", where="--repeat and --metric", mend="correct them.")
+    if repeat < 1:
+        raise ConfigError(f"got {repeat}.", where="--repeat", mend="give a number of runs.")
     found = settings_of(axes, random, spec.seed)
     trials = [Trial(i, settings, plan_with(plan, settings)) for i, settings in enumerate(found, start=1)]
+    metric = metric_of([plan, *(trial.plan for trial in trials)], metric)
     budgets = [float(epsilon)] if isinstance(epsilon, int | float) else [float(value) for value in epsilon]
     if folder is None and runs is not None:
         kind = "random" if random is not None else "grid"
@@ -204,7 +218,7 @@ def _ranked(
     plan: Plan,
     axes: Sequence[Axis],
     trials: Sequence[Trial],
-    metric: Metric,
+    metric: str,
     seeds: Sequence[int],
     folder: Path | None,
 ) -> Sweep:
@@ -253,6 +267,7 @@ class _Running:
             self._store.put(key, _result(ran, trial, seed, time.monotonic() - started))
             result = self._store.get(key)
             assert result is not None
+        result = result | {"final": renamed(result["final"], trial.metrics)}
         trial.runs.append(result)
         self._told(trial, of, seed, result, known)
 
@@ -267,7 +282,8 @@ class _Running:
     def _told(self, trial: Trial, of: int, seed: int, result: Mapping[str, Any] | None, known: bool) -> None:
         final = {} if result is None else result["final"]
         told = {"trial": trial.number, "of": of, "seed": seed, "settings": trial.settings, "final": final}
-        self._tell({"event": "trial", **told, "done_before": known, "error": trial.error})
+        told |= {"done_before": known, "error": trial.error, "score_name": task_of(trial.plan.task).score_name}
+        self._tell({"event": "trial", **told})
 
 
 def _result(ran: Simulation, trial: Trial, seed: int, seconds: float) -> dict[str, Any]:
@@ -279,7 +295,7 @@ def _result(ran: Simulation, trial: Trial, seed: int, seconds: float) -> dict[st
         "settings": trial.settings,
         "plan": trial.plan.digest,
         "seed": seed,
-        "final": {metric: final.get(metric) for metric in METRICS},
+        "final": {metric: final.get(metric) for metric in trial.metrics},
         "site": site,
         "statement": stated.to_json(),
         "seconds": round(seconds, 3),

@@ -34,7 +34,7 @@ def privacy(
     repetitions: Annotated[int, typer.Option(min=1, help="Steps of each arm.")] = 5,
     as_json: AsJson = False,
 ) -> None:
-    """One step of training with each protection added in turn, against a plain one. About two minutes."""
+    """One step of training as each protection is added. Against a plain one; about two minutes."""
     from privet.simulations.bench.privacy import bench_privacy
 
     found = bench_privacy(
@@ -54,7 +54,7 @@ def transport(
     ] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Rounds between a real server and real sites that answer at once: time, bytes and memory. Trains nothing."""
+    """Rounds between a server and sites that answer at once. Time, bytes and memory of real ones; trains nothing."""
     from privet.simulations.bench.transport import bench_transport
 
     found = bench_transport(
@@ -81,7 +81,7 @@ def step(
     arms: Arms = None,
     as_json: AsJson = False,
 ) -> None:
-    """One step of training: PEFT without privacy, Opacus, privet's engines; each a process of one thread, by turns."""
+    """One step of training, engine by engine. PEFT without privacy, Opacus, privet's: each a process, by turns."""
     from privet.common.cli.run import stopped_by_signal
     from privet.simulations.bench.step import bench_step
 
@@ -115,7 +115,7 @@ def simulation(
     arms: Arms = None,
     as_json: AsJson = False,
 ) -> None:
-    """Whole simulations in fresh processes beside a bare Opacus loop: cost of a client's update, start-up, memory."""
+    """Whole simulations beside a bare Opacus loop. Fresh processes: cost of a client's update, start-up, memory."""
     from privet.common.cli.run import stopped_by_signal
     from privet.simulations.bench.simulation import bench_simulation
 
@@ -144,7 +144,7 @@ def messages(
     rounds: Annotated[int, typer.Option(min=1, help="Rounds.")] = 5,
     as_json: AsJson = False,
 ) -> None:
-    """What a simulation's messages cost for each virtual site: offer, round and end, in milliseconds of processor."""
+    """What a simulation's messages cost. Offer, round and end, in milliseconds of processor for each virtual site."""
     from privet.simulations.bench.messages import bench_messages
 
     found = bench_messages(sites, fraction, rounds)
@@ -165,7 +165,7 @@ def metrics(
     kind: Annotated[list[str] | None, typer.Option("--kind", help="Of this kind of task alone; repeatable.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """How far noised metrics are from the truth as units grow, and whether they say so. About a minute."""
+    """How far noised metrics are from the truth as units grow. And whether they say so; some minutes."""
     from privet.simulations.bench.metrics import bench_metrics, write
 
     found = bench_metrics(epsilon, delta, repeats=repeats, kinds=kind or (), on_case=_tell)
@@ -192,7 +192,7 @@ def predict(
     device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "cpu",
     as_json: AsJson = False,
 ) -> None:
-    """privet predict beside a bare loop of transformers over the same texts, sorted by length: rows a second."""
+    """privet predict beside a bare loop of transformers. The same texts, sorted by length: rows a second."""
     from privet.simulations.bench.predict import bench_predict
 
     found = bench_predict(

@@ -14,7 +14,7 @@ def demo(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Three generated hospitals, a server and three clients over gRPC and TLS on this machine."""
+    """Show a whole federation on this machine. Three generated hospitals and their server over gRPC and TLS."""
     import sys
 
     from privet.common.cli import leave

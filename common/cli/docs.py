@@ -27,7 +27,7 @@ def reference(
         Path | None, typer.Option("--write", metavar="FILE", help="Write it there, not to standard output.")
     ] = None,
 ) -> None:
-    """The reference of federation.toml and site.toml, from the models that read them."""
+    """The reference of federation.toml and site.toml. From the models that read them."""
     from privet.common.config.reference import reference as page
 
     if write is None:
@@ -45,7 +45,7 @@ def text(
     seed: Annotated[int, typer.Option("--seed", min=0, help="Other text.")] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Generated text to try things with: a file for each site, all.csv and public.csv. Nobody is described in it."""
+    """Generated text to try things with. A file for each site, all.csv and public.csv; it describes nobody."""
     from privet.simulations.corpus import write_files
 
     made = write_files(kind.value, folder, num_sites=sites, num_units=units, seed=seed)
@@ -67,7 +67,7 @@ def noise(
     delta: Annotated[float, typer.Option("--delta", min=1e-15, max=0.01)] = 1e-5,
     as_json: AsJson = False,
 ) -> None:
-    """Plots of the noise that a plan needs against ε, rounds and batch, by the accountant alone. Half a minute."""
+    """Plots of the noise that a plan needs. Against ε, rounds and batch, by the accountant alone; half a minute."""
     from privet.simulations.choosing.noise import Terms, write_noise
 
     terms = Terms(units=units, batch=batch, rounds=rounds, local_steps=local_steps, epsilon=epsilon, delta=delta)
@@ -82,7 +82,7 @@ def accuracy(
     lora_seeds: Annotated[int, typer.Option("--lora-seeds", min=1, help="Runs of `ffa` and `fedavg` at each ε.")] = 1,
     as_json: AsJson = False,
 ) -> None:
-    """A plot of accuracy against ε by method, from small simulations on generated notes.
+    """A plot of accuracy against ε by method. From small simulations on generated notes.
 
     Minutes; killed, it goes on where it was.
     """

@@ -49,7 +49,7 @@ def evaluate(
     base: Annotated[str | None, typer.Option(help="Where the base model lies, if not where the plan says.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Judge an adapter on a labelled file: metrics with intervals, calibration, groups. The result stays here."""
+    """Judge an adapter on a labelled file. Metrics with intervals, calibration, groups; the result stays here."""
     from privet.common.cli.output import emit
     from privet.common.evaluating.document import document
     from privet.common.evaluating.judge import Asked

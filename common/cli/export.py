@@ -28,7 +28,7 @@ def export(
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier export.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write the adapter in another form, and hold its logits, size and speed against PyTorch's before it is done."""
+    """Write an adapter in another form. Logits, size and speed are held against PyTorch's before it is done."""
     from privet.common.cli.output import emit
     from privet.common.errors import ConfigError
     from privet.common.exported import KINDS

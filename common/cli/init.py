@@ -30,7 +30,7 @@ def federation(
     port: Annotated[int, typer.Option(min=1, max=65_535, help="Port that the server listens on.")] = 9092,
     as_json: AsJson = False,
 ) -> None:
-    """Make federation.toml, a CA with a server certificate, sites/ and invite.toml. Overwrites nothing."""
+    """Make federation.toml, certificates, sites/ and invite.toml. A CA and a server certificate; overwrites nothing."""
     from privet.common.keys import spoken_certificate
     from privet.server.enrolment import create_federation
 

@@ -32,7 +32,7 @@ def ledger(
     as_json: AsJson = False,
     overrides: Overrides = None,
 ) -> None:
-    """Show what the data set has spent, what approved plans reserve, and what is left."""
+    """Show what a data set has spent, reserved and left. Reserved is what its approved plans hold."""
     from privet.client.head import is_there
     from privet.client.ledger import ledger_path
     from privet.common.config import load_site
@@ -63,7 +63,7 @@ def ledger(
 
 
 def approve(site_file: SiteFile, digest: Digest, as_json: AsJson = False, overrides: Overrides = None) -> None:
-    """Approve a plan: its whole horizon is reserved from the data set's budget, for good."""
+    """Approve a plan. Its whole horizon is reserved from the data set's budget, for good."""
     from privet.client.audit import SiteAudit
     from privet.client.describe import describe
     from privet.client.head import is_there

@@ -35,7 +35,7 @@ def log(
     kind: Kind = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show an audit log: what was released, refused, approved, and when. Exit 1 where it is not as it was written."""
+    """Show an audit log: what was released, refused, approved. And when; exit 1 where it is not as it was written."""
     from privet.common.audit_log import ENTRIES, read
     from privet.common.errors import InputError
 

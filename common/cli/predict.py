@@ -31,7 +31,12 @@ def predict(
     quiet: Annotated[bool, typer.Option("--quiet", help="Tell no progress.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document, with all probabilities.")] = False,
 ) -> None:
-    """Labels with their probabilities, or entities: line n is the n-th row's, and empty where it has no text."""
+    """Label texts, or find their entities. Line n is the n-th row's, and empty where it has no text.
+
+    Entities: a text is parted into words by the rule of the base's tokenizer, BERT's at white space and at every
+    punctuation mark. Training and `privet evaluate` take the words as the file has them. Where it parts them otherwise
+    ("b.i.d." as one word), this command judges parts of words that training never tagged: expect worse there.
+    """
     from privet.common.predicting.job import Job, run_job
 
     run_job(

@@ -20,7 +20,7 @@ def report(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make the page of a run, or one that compares several, and its figures as PNGs."""
+    """Make the page of a run, or one that compares several. Its figures stand beside it as PNGs."""
     from privet.common.cli.output import emit
     from privet.common.errors import ConfigError
     from privet.server.report import read_run

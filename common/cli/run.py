@@ -32,7 +32,7 @@ def check(
     as_json: AsJson = False,
     assignments: Set = None,
 ) -> None:
-    """Look at a site's data, files, network and machine before the client connects. Trains nothing."""
+    """Look at a site's data, files, network and machine. Before the client connects; trains nothing."""
     from privet.client.check import check_site
     from privet.common.cli.output import emit
 
@@ -59,7 +59,7 @@ def server(
     as_json: AsJson = False,
     assignments: Set = None,
 ) -> None:
-    """Run a federation: wait for its sites, aggregate their updates, write the run folder."""
+    """Run a federation's server. It waits for the sites, aggregates their updates, writes the run folder."""
     from privet.common.config import load_federation
 
     federation = load_federation(federation_file, assignments or ())

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def status(federation_file: FederationFile, as_json: AsJson = False, assignments: Set = None) -> None:
-    """Show a running server: its round, its sites, who is missing and why. Exit 1 where none runs."""
+    """Show a running server: its round, its sites, who is missing. And why; exit 1 where none runs."""
     from privet.common.cli import leave
     from privet.common.config import load_federation
     from privet.server.status import is_running, read_status

@@ -1,6 +1,5 @@
 """`privet sweep`."""
 
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,15 +9,6 @@ from privet.common.cli.options import AsJson, FederationFile, Set
 
 if TYPE_CHECKING:
     from privet.simulations.sweep_run import Sweep
-
-
-class MetricName(StrEnum):
-    """What trials are ranked by."""
-
-    ACCURACY = "accuracy"
-    MACRO_F1 = "macro_f1"
-    LOSS = "loss"
-    SITES_ACCURACY = "sites_accuracy"
 
 
 def sweep(
@@ -45,7 +35,14 @@ def sweep(
     epsilon: Annotated[
         str, typer.Option("--epsilon", help="Of each site; inf for none; several, by comma, are given out in turn.")
     ] = "8",
-    metric: Annotated[MetricName, typer.Option("--metric", help="What trials are ranked by.")] = MetricName.ACCURACY,
+    metric: Annotated[
+        str,
+        typer.Option(
+            "--metric",
+            help="What trials are ranked by: score (the task's: accuracy, micro F1, entity F1), macro_f1, loss or "
+            "sites_score.",
+        ),
+    ] = "score",
     folder: Annotated[
         Path | None, typer.Option("--folder", help="Of the results.", show_default="one in server.runs")
     ] = None,
@@ -84,7 +81,7 @@ def sweep(
             seed=seed,
             sites=sites,
             epsilon=budgets_of(epsilon),
-            metric=metric.value,
+            metric=metric,
             runs=federation.server.runs,
             folder=folder,
             on_event=_tell,
@@ -102,11 +99,13 @@ def _tell(event: dict[str, Any]) -> None:
     """A line of progress."""
     import sys
 
+    from privet.common.tasks.score import score_key
     from privet.common.terminal import printable
 
     settings = ", ".join(f"{key}={value}" for key, value in event["settings"].items())
-    accuracy = event["final"].get("accuracy")
-    result = event["error"] or ("not judged" if accuracy is None else f"public accuracy {accuracy:.3f}")
+    name = event["score_name"]
+    score = event["final"].get(score_key(name))
+    result = event["error"] or ("not judged" if score is None else f"public {name} {score:.3f}")
     before = " (done before)" if event["done_before"] else ""
     line = f"trial {event['trial']} of {event['of']}, seed {event['seed']}: {settings}: {result}{before}"
     print(printable(line), file=sys.stderr, flush=True)

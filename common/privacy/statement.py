@@ -147,13 +147,14 @@ class Statement(Table):
         """The statement that `to_json` wrote. Raises pydantic.ValidationError, a ValueError, on anything else."""
         return cls.model_validate(raw)
 
-    def in_words(self) -> list[str]:
-        """A few plain sentences, for someone whose records may be among those used."""
-        return statement_words(self)
+    def in_words(self, kind: str = "classification") -> list[str]:
+        """A few plain sentences, for someone whose records may be among those used. kind: of the plan's task, which
+        decides what its counts count."""
+        return statement_words(self, kind)
 
-    def table(self) -> list[tuple[str, str]]:
-        """Every figure as (label, value), for the card and a page."""
-        return statement_table(self)
+    def table(self, kind: str = "classification") -> list[tuple[str, str]]:
+        """Every figure as (label, value), for the card and a page; kind as in `in_words`."""
+        return statement_table(self, kind)
 
 
 def statement(

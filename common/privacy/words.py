@@ -4,20 +4,20 @@ import math
 from decimal import ROUND_CEILING, Context, Decimal
 from typing import TYPE_CHECKING
 
+from privet.common.tasks.words import TASK_WORDS, TaskWords
+
 if TYPE_CHECKING:
     from privet.common.privacy.statement import Statement
 
 FALSE_POSITIVE_RATE = 0.01  # at which true_positive_bound is stated
 _MAX_ODDS = 1e6  # to one; beyond, a sentence says that there is next to no limit
-_METRICS = {
-    "accuracy": "how many the model labelled rightly and how many wrongly",
-    "per_class": "for each label how many the model labelled rightly and how many wrongly",
-    "confusion": "for each label how many the model gave that label and each other",
-}
+WEAK = 0.9  # from such a bound on, a sentence says how little it rules out
+_MOST_DIGITS = 6
 
 
-def statement_words(statement: "Statement") -> list[str]:
-    """A few plain sentences, for someone whose records may be among those used."""
+def statement_words(statement: "Statement", kind: str) -> list[str]:
+    """A few plain sentences, for someone whose records may be among those used. kind: of the plan's task."""
+    task = TASK_WORDS[kind]
     lines = []
     if not statement.guarantee:
         lines.append(f"This is no privacy guarantee: {statement.reason.rstrip('.')}.")
@@ -25,8 +25,8 @@ def statement_words(statement: "Statement") -> list[str]:
         lines.append("No bound can be stated on what the released adapter tells about a person's records.")
     else:
         lines += _protection(statement, statement.epsilon, statement.epsilon_replace)
-    lines += _means(statement)
-    lines.append(_left(statement))
+    lines += _means(statement, task)
+    lines.append(_left(statement, task))
     if statement.guarantee:
         lines.append(
             "Not covered: a compromised computer at the site, the times at which the site was online, and choices"
@@ -35,8 +35,9 @@ def statement_words(statement: "Statement") -> list[str]:
     return lines
 
 
-def statement_table(statement: "Statement") -> list[tuple[str, str]]:
-    """Every figure as (label, value)."""
+def statement_table(statement: "Statement", kind: str) -> list[tuple[str, str]]:
+    """Every figure as (label, value). kind: of the plan's task."""
+    task = TASK_WORDS[kind]
     s, noun = statement, statement.unit
     rows = [
         ("guarantee", "yes" if s.guarantee else f"none: {s.reason}"),
@@ -57,11 +58,11 @@ def statement_table(statement: "Statement") -> list[tuple[str, str]]:
         )
     rows += [
         ("delta", _up_short(s.delta)),
-        ("membership advantage", f"at most {_percent(s.advantage)}"),
+        ("membership advantage", f"at most {percent_up(s.advantage)}"),
         *(
             (
                 f"true positives at {100 * rate:g} % false positives",
-                f"at most {_percent(bound)}",
+                f"at most {percent_up(bound)}",
             )
             for rate, bound in _points(s)
         ),
@@ -72,7 +73,7 @@ def statement_table(statement: "Statement") -> list[tuple[str, str]]:
         rows.append(("metrics", "none"))
     else:
         rows += [
-            ("metrics", f"{s.evaluation.release}, {s.evaluation.evaluations:,} times"),
+            ("metrics", f"{task.short[s.evaluation.release]}, {s.evaluation.evaluations:,} times"),
             ("noise multiplier, metrics", f"{s.evaluation.noise_multiplier:g}"),
         ]
     rows += [
@@ -111,8 +112,9 @@ def _protection(statement: "Statement", epsilon: float, within: float) -> list[s
         f" for a chance of delta = {delta}. The smaller epsilon is, the less anyone can learn about the {noun}.",
         _odds(epsilon, noun),
         f"Put as a test: someone who tries to tell which {noun}s were used, and is wrong on 1 in 100 of those"
-        f" that were not, finds at most {_up(100 * statement.true_positive_bound, 1)} in 100 of those that were."
-        + _other_tests(statement),
+        f" that were not, finds at most {_hundredths(statement.true_positive_bound)} in 100 of those that were."
+        + _other_tests(statement)
+        + _weak(statement),
         f"Exchanging {'one record for another' if record else 'or rewriting records within one unit'} is "
         f"protected less than leaving the {noun} out: epsilon = {_up(within)} at the same delta.",
     ]
@@ -139,8 +141,19 @@ def _other_tests(statement: "Statement") -> str:
     others = [(rate, bound) for rate, bound in _points(statement) if rate != FALSE_POSITIVE_RATE]
     if not others:
         return ""
-    parts = [f"wrong on 1 in {round(1 / rate):,}, at most {_up(100 * bound, 1)} in 100" for rate, bound in others]
+    parts = [f"wrong on 1 in {round(1 / rate):,}, at most {_hundredths(bound)} in 100" for rate, bound in others]
     return f" With other care: {'; '.join(parts)}."
+
+
+def _weak(statement: "Statement") -> str:
+    """What a bound near certainty means: it is no finding that an attack succeeds."""
+    if statement.true_positive_bound < WEAK:
+        return ""
+    return (
+        " This is a limit, not what an attack was found to reach: it holds even against someone who knows every other"
+        " record and sees every step of the training. So high a limit rules out little by itself; the command privet"
+        " audit attacks a plan's own training and measures."
+    )
 
 
 def _person(statement: "Statement") -> str:
@@ -159,7 +172,7 @@ def _person(statement: "Statement") -> str:
     )
 
 
-def _means(statement: "Statement") -> list[str]:
+def _means(statement: "Statement", task: TaskWords) -> list[str]:
     record, noun, fraction = statement.unit == "record", statement.unit, statement.train_fraction
     which = f"every {noun}" if fraction == 1 else f"every {noun} that trains"
     lines = []
@@ -177,13 +190,14 @@ def _means(statement: "Statement") -> list[str]:
     if part is not None:
         whose = f"{noun}s that do not train" if statement.rounds else f"{noun}s"
         lines.append(
-            f"Up to {part.evaluations:,} times the {whose} were counted: {_METRICS[part.release]}"
+            f"Up to {part.evaluations:,} times the {whose} were counted: {task.counted[part.release]}"
             f". What a {noun} adds to all counts together has length at most 1, and "
             + (
                 f"noise of deviation {part.noise_multiplier:g} was added to every count."
                 if part.noise_multiplier > 0
                 else "no noise was added."
             )
+            + (f" A {noun} {task.limit}." if task.limit else "")
         )
     return lines
 
@@ -203,9 +217,9 @@ def _how(statement: "Statement", which: str) -> str:
     )
 
 
-def _left(statement: "Statement") -> str:
+def _left(statement: "Statement", task: TaskWords) -> str:
     named = ", ".join(
-        f"noised counts ({name})" if name in _METRICS and statement.evaluation is not None else name
+        f"noised counts ({task.short[name]})" if name in task.short and statement.evaluation is not None else name
         for name in statement.released
     )
     extra = "" if statement.declared_weight is None else " the weight that the site declared,"
@@ -225,8 +239,22 @@ def _loss(value: float | None) -> str:
     return "none that is finite" if value is None else _up(value)
 
 
-def _percent(share: float) -> str:
-    return f"{_up(100 * share, 1)} %"
+def percent_up(share: float) -> str:
+    """A bound on a share, in per cent: rounded up, and yet below 100 where it is.
+
+    >>> percent_up(0.2004), percent_up(0.99966), percent_up(0.9999931), percent_up(1.0)
+    ('20.1 %', '99.97 %', '99.9994 %', '100 %')
+    """
+    return f"{_hundredths(share)} %"
+
+
+def _hundredths(share: float) -> str:
+    """In hundredths, with as many digits as it takes to stay below 100."""
+    for digits in range(1, _MOST_DIGITS + 1):
+        text = _up(100 * share, digits)
+        if float(text) < 100:
+            return text
+    return "100"
 
 
 def _up(value: float, digits: int = 2) -> str:

@@ -24,11 +24,11 @@ from privet.common.tasks.tags import entities
 __all__ = [
     "EntityEstimates",
     "EntityScores",
-    "clipped_share",
     "entity_counts",
     "entity_estimates",
     "entity_scores",
     "exact_f1",
+    "num_clipped",
     "num_entity_cells",
     "predicted_f1_error",
     "unit_entity_cells",
@@ -79,11 +79,11 @@ def unit_entity_cells(
     return np.asarray(parts.sum(axis=0) / _GRID, np.float64)
 
 
-def clipped_share(release: Release, counts: Floats64, units: NDArray[np.int64], num_units: int, bound: float) -> float:
-    """The share of units that the bound clips; nan where there is none. Private: for simulations."""
+def num_clipped(release: Release, counts: Floats64, units: NDArray[np.int64], num_units: int, bound: float) -> int:
+    """How many units the bound clips. Private: for simulations."""
     _, least = _of_units(release, counts, units, num_units, bound)
-    sizes = np.bincount(units, minlength=num_units)
-    return float((least > sizes * bound).mean()) if num_units else math.nan
+    sizes = np.maximum(1, np.bincount(units, minlength=num_units))
+    return int((least > sizes * bound).sum())
 
 
 def _of_units(

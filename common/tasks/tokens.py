@@ -22,6 +22,7 @@ from privet.common.tasks.entities import (
     entity_estimates,
     entity_scores,
     exact_f1,
+    num_clipped,
     num_entity_cells,
     predicted_f1_error,
     unit_entity_cells,
@@ -77,8 +78,15 @@ class Tokens:
     def unit_cells(
         self, release: Release, logits: NDArray[np.float32], targets: Targets, units: NDArray[np.int64], num_units: int
     ) -> NDArray[np.float64]:
-        counts = np.where((targets == UNKNOWN)[:, None], np.nan, logits[:, :-1]).astype(np.float64)
+        counts = _known_counts(logits, targets)
         return unit_entity_cells(_plain(release), counts, units, num_units, self.spec.entity_bound)
+
+    def num_clipped(
+        self, release: Release, logits: NDArray[np.float32], targets: Targets, units: NDArray[np.int64], num_units: int
+    ) -> int:
+        """How many units' counts the plan's bound clips. Private: for simulations."""
+        counts = _known_counts(logits, targets)
+        return num_clipped(_plain(release), counts, units, num_units, self.spec.entity_bound)
 
     def predicted_standard_error(self, release: Release, noise_multiplier: float, units: int) -> float:
         num_types, bound = len(self.spec.labels), self.spec.entity_bound
@@ -105,6 +113,11 @@ def read_tags(texts: Sequence[str], cells: Sequence[str], known: Mapping[str, in
         tags if tags is not None and len(tags) == len(words_of(text)) else None
         for text, tags in zip(texts, _parsed(cells, known), strict=True)
     ]
+
+
+def _known_counts(logits: NDArray[np.float32], targets: Targets) -> NDArray[np.float64]:
+    """Counts of records [N, 3 L]; nan of those that are UNKNOWN."""
+    return np.where((targets == UNKNOWN)[:, None], np.nan, logits[:, :-1]).astype(np.float64)
 
 
 def _parsed(cells: Sequence[str], known: Mapping[str, int]) -> list[Tags | None]:

@@ -7,7 +7,8 @@ from itertools import accumulate
 from statistics import median
 from typing import Any
 
-from privet.server.report.curves import at_sites
+from privet.common.tasks.score import score_key, scored_as
+from privet.server.report.curves import at_sites, score_name, shares
 from privet.server.report.figure import NUM_STYLES, Figure, Line, Point
 from privet.server.report.folder import Run
 from privet.server.report.losses import losses
@@ -25,7 +26,8 @@ class Summary:
     name: str
     style: int
     round: int | None  # that is kept
-    accuracy: float | None
+    score_name: str
+    score: float | None
     macro_f1: float | None
     loss: float | None
     at_sites: float | None
@@ -41,11 +43,12 @@ class Summary:
     bytes_up: int
 
     def to_json(self) -> dict[str, Any]:
-        """Of JSON's types: an infinite epsilon is the word "inf"."""
+        """Of JSON's types: an infinite epsilon is the word "inf"; the score as in rows (`common.tasks.score`)."""
         found = {key: value for key, value in vars(self).items() if key != "style"}
-        for key in ("accuracy", "macro_f1", "loss", "at_sites", "at_sites_error"):
+        for key in ("score", "macro_f1", "loss", "at_sites", "at_sites_error"):
             if found[key] is not None and not math.isfinite(found[key]):
                 found[key] = None
+        found |= scored_as(found.pop("score_name"), found.pop("score"))
         if self.epsilon == math.inf:
             found["epsilon"] = "inf"
         return found
@@ -61,7 +64,8 @@ def summary(run: Run, name: str, style: int = 0) -> Summary:
         name=name,
         style=style,
         round=None if kept is None else kept.round,
-        accuracy=None if public is None else public.accuracy,
+        score_name=score_name(run),
+        score=None if public is None else public.accuracy,
         macro_f1=None if public is None else public.macro_f1,
         loss=None if public is None else public.loss,
         at_sites=None if noised is None else noised.accuracy,
@@ -95,6 +99,7 @@ def comparison_html(runs: Sequence[Run], drawn: Sequence[Figure] | None = None) 
         environment()
         .get_template("comparison.html.j2")
         .render(
+            score=_shared_name(runs),
             summaries=[summary(run, name, i % NUM_STYLES) for i, (name, run) in enumerate(named)],
             notes=[(name, note) for name, run in named for note in run.notes],
             simulated=[name for name, run in named if run.simulated],
@@ -106,8 +111,24 @@ def comparison_html(runs: Sequence[Run], drawn: Sequence[Figure] | None = None) 
     )
 
 
+def _shared_name(runs: Sequence[Run]) -> str:
+    """What the runs' score is; "score" where they have several."""
+    names = {score_name(run) for run in runs}
+    return names.pop() if len(names) == 1 else "score"
+
+
+def _note(runs: Sequence[tuple[str, Run]]) -> str:
+    """Each run's own score, where they are not one."""
+    names = [score_name(run) for _, run in runs]
+    if len(set(names)) < 2:
+        return ""
+    return "Unlike tasks: " + "; ".join(f"{name}: {score}" for (name, _), score in zip(runs, names, strict=True)) + "."
+
+
 def overlays(runs: Sequence[Run]) -> list[Figure]:
-    """Accuracy by round and by time, macro F1, accuracy at the sites, the largest epsilon: a line a run in each."""
+    """Score by round and by time, macro F1, score at the sites, the largest epsilon: a line a run in each."""
+    score = _shared_name(runs)
+    key, unit_of_score = score_key(score).replace("_", "-"), shares(score)
     named = list(zip(names_of(runs), runs, strict=True))
     slowest = max((run.seconds for run in runs), default=0.0)
     size, unit = unit_of(slowest, SECONDS)
@@ -115,23 +136,32 @@ def overlays(runs: Sequence[Run]) -> list[Figure]:
     trails = [_trail(run) for run in runs]
     tops = [points[-1][1] for points in trails if points]
     found = [
-        _figure("accuracy", "Public accuracy by round", "share of records", named, [_public(run, 0) for run in runs]),
         _figure(
-            "accuracy-by-time",
-            "Public accuracy by time",
-            "share of records",
+            key,
+            f"Public {score} by round",
+            unit_of_score or score,
+            named,
+            [_public(run, 0) for run in runs],
+            note=_note(named),
+        ),
+        _figure(
+            f"{key}-by-time",
+            f"Public {score} by time",
+            unit_of_score or score,
             named,
             [_by_time(run, size) for run in runs],
             x=unit,
+            note=_note(named),
         ),
         _figure("macro-f1", "Public macro F1 by round", "macro F1", named, [_public(run, 1) for run in runs]),
         _figure(
-            "accuracy-at-sites",
-            "Accuracy at the sites by round",
-            "share of units",
+            f"{key}-at-sites",
+            f"{score[0].upper()}{score[1:]} at the sites by round",
+            shares(score, "units") or score,
             named,
             [tuple((float(n), value) for n, value, _ in part) for part in noised],
             errors=[tuple(error for *_, error in part) for part in noised],
+            note=_note(named),
         ),
         _figure(
             "epsilon",
@@ -193,14 +223,14 @@ def _figure(
 
 
 def _public(run: Run, which: int) -> tuple[Point, ...]:
-    """Accuracy (0) or macro F1 (1) by round."""
+    """The score (0) or macro F1 (1) by round."""
     start = [] if run.initial is None else [(0, run.initial)]
     parts = start + [(row.round, row.public) for row in run.history if row.public is not None]
     return tuple((float(n), (part.accuracy, part.macro_f1)[which]) for n, part in parts)
 
 
 def _by_time(run: Run, size: float) -> tuple[Point, ...]:
-    """Accuracy by the time that the rounds so far took together."""
+    """The score by the time that the rounds so far took together."""
     passed = accumulate(row.seconds for row in run.history)
     start = ((0.0, run.initial.accuracy),) if run.initial is not None else ()
     judged = zip(run.history, passed, strict=True)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 from privet.common.schedule import in_words, is_constant, learning_rate
 from privet.common.tasks.base import task_of
+from privet.common.tasks.score import ACCURACY
 from privet.server.card import loss_text
 from privet.server.report.figure import GREY, NUM_STYLES, Band, Columns, Figure, Line, Point
 from privet.server.report.folder import Run
@@ -41,7 +42,7 @@ def metrics_figure(run: Run) -> Figure | None:
     return Figure(
         key="metrics",
         title="Metrics by round",
-        y="share of records",
+        y=shares(name) or "score",
         summary=f"Metrics by round; at last {ends}.",
         lines=drawn,
         marks=skipped(run.history),
@@ -192,8 +193,17 @@ def score_name(run: Run) -> str:
     return task_of(run.plan.task).score_name
 
 
+def shares(score: str, of: str = "records") -> str:
+    """What an axis of this score is in; empty for one that is no share.
+
+    >>> shares("accuracy"), shares("micro F1")
+    ('share of records', '')
+    """
+    return f"share of {of}" if score == ACCURACY else ""
+
+
 def at_sites(history: Sequence[Row]) -> list[tuple[int, float, float]]:
-    """Round, accuracy out of noised counts, and its standard error."""
+    """Round, score out of noised counts, and its standard error."""
     parts: list[tuple[int, AtSites]] = [(row.round, row.sites) for row in history if row.sites is not None]
     known = [(number, part.accuracy, part.error) for number, part in parts]
     return [(number, value, error) for number, value, error in known if value is not None and error is not None]

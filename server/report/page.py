@@ -66,7 +66,7 @@ def report_html(run: Run, drawn: Figures | None = None) -> str:
     """The page's text. drawn: what `figures` gave, where it was called already."""
     drawn = drawn or figures(run)
     kept = run.kept
-    groups, num_unshown = statement_groups(run.statements)
+    groups, num_unshown = statement_groups(run.statements, run.plan.task.kind)
     seconds = [row.seconds for row in run.history]
     unguaranteed = [name for name, statement in run.statements.items() if not statement.guarantee]
     recall = kept.public.recall if kept is not None and kept.public is not None else {}

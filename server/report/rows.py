@@ -80,7 +80,7 @@ def _spread(raw: Any) -> Any:
 
 
 class Spread(_Part):
-    """The optional entry `spread` of a round's event: the accuracy of each single site, told by simulations alone.
+    """The optional entry `spread` of a round's event: the score of each single site, told by simulations alone.
 
     One of three, by what the writer has:
 
@@ -88,7 +88,7 @@ class Spread(_Part):
     - `{"values": [0.81, 0.77]}`, or the list alone: without names, in any order;
     - `{"quantiles": {"0": 0.5, "0.25": 0.7, "0.5": 0.77, "0.75": 0.8, "1": 0.9}, "num_sites": 10000}`.
 
-    A deployment's events never have it: a site's own accuracy is private. Where one stands there it is not shown.
+    A deployment's events never have it: a site's own score is private. Where one stands there it is not shown.
     """
 
     sites: dict[str, Share] = Field(default_factory=dict)
@@ -104,11 +104,11 @@ class Spread(_Part):
 
     @property
     def every(self) -> list[float]:
-        """Each site's accuracy, ascending; empty where only quantiles are known."""
+        """Each site's score, ascending; empty where only quantiles are known."""
         return sorted([*self.sites.values(), *self.values])
 
     def quantile(self, share: float) -> float | None:
-        """The accuracy under which so great a share of the sites lies; None where it is not known."""
+        """The score under which so great a share of the sites lies; None where it is not known."""
         every = self.every
         if not every:
             return self.quantiles.get(share)

@@ -76,8 +76,11 @@ def answered_words(run: Run) -> str:
     return f"{words}, {never:,} never." if never else f"{words}."
 
 
-def statement_groups(statements: Mapping[str, Statement]) -> tuple[list[StatementGroup], int]:
-    """Those with the largest epsilon, at most _MAX_GROUPS, and how many sites are in no group that is shown."""
+def statement_groups(statements: Mapping[str, Statement], kind: str) -> tuple[list[StatementGroup], int]:
+    """Those with the largest epsilon, at most _MAX_GROUPS, and how many sites are in no group that is shown.
+
+    kind: of the plan's task.
+    """
     names: dict[str, list[str]] = {}
     for name, statement in sorted(statements.items()):
         names.setdefault(statement.model_dump_json(), []).append(name)
@@ -86,8 +89,8 @@ def statement_groups(statements: Mapping[str, Statement]) -> tuple[list[Statemen
         StatementGroup(
             tuple(group[:_MAX_NAMES]),
             len(group),
-            tuple(statements[group[0]].in_words()),
-            tuple(statements[group[0]].table()),
+            tuple(statements[group[0]].in_words(kind)),
+            tuple(statements[group[0]].table(kind)),
         )
         for group in order[:_MAX_GROUPS]
     ]

@@ -1,8 +1,9 @@
-"""How far the sites lie apart: their accuracies in a simulation, by round and in the last one that has them."""
+"""How far the sites lie apart: their scores in a simulation, by round and in the last one that has them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from privet.server.report.curves import score_name
 from privet.server.report.figure import NUM_STYLES, Band, Columns, Figure, Line
 from privet.server.report.folder import Run
 from privet.server.report.rows import Row, Spread
@@ -16,7 +17,7 @@ _QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 @dataclass(frozen=True)
 class SpreadPart:
-    """What the page shows: figures, the sites with their accuracy (the best first), and how many are left out."""
+    """What the page shows: figures, the sites with their score (the best first), and how many are left out."""
 
     round: int
     num_sites: int
@@ -36,7 +37,8 @@ def spread_part(run: Run) -> SpreadPart | None:
     row, last = rows[-1]
     named = sorted(last.sites.items(), key=lambda item: (-item[1], item[0]))
     shown = named if len(named) <= _MAX_LISTED else named[:_ENDS] + named[-_ENDS:]
-    found = [by_round(rows), histogram(row.round, last)]
+    score = score_name(run)
+    found = [by_round(rows, score), histogram(row.round, last, score)]
     names = ("least", "a quarter lie under", "median", "three quarters lie under", "greatest")
     known = [(name, last.quantile(share)) for name, share in zip(names, _QUANTILES, strict=True)]
     return SpreadPart(
@@ -49,7 +51,7 @@ def spread_part(run: Run) -> SpreadPart | None:
     )
 
 
-def by_round(rows: Sequence[tuple[Row, Spread]]) -> Figure | None:
+def by_round(rows: Sequence[tuple[Row, Spread]], score: str) -> Figure | None:
     """A line for each of a few named sites, else bands of quantiles; None where there is one round alone."""
     if len(rows) < 2:
         return None
@@ -78,23 +80,23 @@ def by_round(rows: Sequence[tuple[Row, Spread]]) -> Figure | None:
         words = "quantiles of the sites"
     return Figure(
         key="spread-by-round",
-        title="Accuracy of each site by round",
-        y="accuracy at a site",
-        summary=f"Accuracy at the sites by round: {words}.",
+        title=f"{_title(score)} of each site by round",
+        y=f"{score} at a site",
+        summary=f"{_title(score)} at the sites by round: {words}.",
         lines=lines,
         bands=bands,
         limits=(0.0, 1.0),
     )
 
 
-def histogram(number: int, spread: Spread) -> Figure | None:
-    """How many sites have which accuracy; None where only quantiles are known, or the sites are few enough to list."""
+def histogram(number: int, spread: Spread, score: str) -> Figure | None:
+    """How many sites have which score; None where only quantiles are known, or the sites are few enough to list."""
     every = spread.every
     if len(every) <= _MAX_LINES:
         return None
     low, high = every[0], every[-1]
     step = next((s for s in (0.005, 0.01, 0.02, 0.05) if (high - low) / s <= _NUM_BINS), 0.05)
-    top = round(1 / step) - 1  # where an accuracy of 1 lies, too
+    top = round(1 / step) - 1  # where a score of 1 lies, too
     places = [min(top, int(value / step + 1e-9)) for value in every]
     first = places[0]
     counts = [0] * (places[-1] - first + 1)
@@ -102,10 +104,10 @@ def histogram(number: int, spread: Spread) -> Figure | None:
         counts[place - first] += 1
     return Figure(
         key="spread",
-        title=f"Sites by accuracy after round {number}",
-        x="accuracy",
+        title=f"Sites by {score} after round {number}",
+        x=score,
         y="sites",
-        summary=f"How many of {len(every):,} sites have which accuracy, in steps of {step:g}: "
+        summary=f"How many of {len(every):,} sites have which {score}, in steps of {step:g}: "
         f"from {low:.3f} to {high:.3f}.",
         columns=Columns(
             names=("sites",),
@@ -118,3 +120,7 @@ def histogram(number: int, spread: Spread) -> Figure | None:
         across=(0.0, 1.0),
         whole=False,
     )
+
+
+def _title(score: str) -> str:
+    return score[0].upper() + score[1:]

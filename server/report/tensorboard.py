@@ -11,17 +11,18 @@ from typing import Any, Self
 
 from privet.common.errors import ConfigError
 from privet.common.live import Event
-from privet.common.tasks.score import score_of
+from privet.common.tasks.score import score_key, score_name, score_of
 from privet.server.report.folder import Run
 from privet.server.report.losses import losses
 
-_PUBLIC = ("accuracy", "micro_f1", "macro_f1", "subset_accuracy", "loss")
+_PUBLIC = ("macro_f1", "subset_accuracy", "loss")
 
 
 class TensorBoard:
     """A listener that writes each round's numbers under `folder`; a context manager, or `close` it.
 
-    Tags: public/accuracy, public/macro_f1, public/loss; sites/accuracy and sites/accuracy_error (of noised counts);
+    Tags: public/accuracy, public/macro_f1, public/loss; sites/accuracy and sites/accuracy_error (of noised counts), of
+    other tasks public/micro_f1 or public/entity_f1, sites/micro_f1, sites/entity_f1;
     cohort/answered, cohort/missing, cohort/failed; cost/seconds, cost/bytes_down, cost/bytes_up. The step is the round.
     A number that is none (a loss that diverged) is left out.
 
@@ -71,8 +72,9 @@ class TensorBoard:
 
     def _public(self, public: object, step: int, when: float | None) -> None:
         if isinstance(public, Mapping):
-            for name in _PUBLIC:
-                self.scalar(f"public/{name}", public.get(name), step, when)
+            told = {name: public.get(name) for name in _PUBLIC} | {score_key(score_name(public)): score_of(public)}
+            for name, value in told.items():
+                self.scalar(f"public/{name}", value, step, when)
 
     def _round(self, event: Event, when: float | None) -> None:
         step = event["round"]
@@ -81,8 +83,9 @@ class TensorBoard:
         self._public(event.get("public"), step, when)
         sites = event.get("sites")
         if isinstance(sites, Mapping):
-            self.scalar("sites/accuracy", score_of(sites), step, when)
-            self.scalar("sites/accuracy_error", sites.get("error"), step, when)
+            name = score_key(score_name(sites))
+            self.scalar(f"sites/{name}", score_of(sites), step, when)
+            self.scalar(f"sites/{name}_error", sites.get("error"), step, when)
         for name in ("answered", "missing", "failed"):
             named = event.get(name)
             if isinstance(named, list | tuple | dict):

@@ -20,10 +20,11 @@ from privet.simulations.grid import SimulationGrid
 from privet.simulations.terms import agree
 
 _WIDTH, _RANK, _LAYERS = 128, 8, 2  # of the tiny BERT that is simulated elsewhere
+_LABELS = 77
 
 
 class NullWork:
-    """A `Work` whose updates are zero."""
+    """A `Work` whose updates, cells, logits and features are zero."""
 
     words = "nothing"
     state_bytes = 0
@@ -44,10 +45,10 @@ class NullWork:
         return np.zeros((len(sites), 2))
 
     def logits(self, arrays: Floats, records: range) -> Floats:
-        raise NotImplementedError
+        return np.zeros((len(records), _LABELS), np.float32)
 
     def features(self, windows: range) -> Floats:
-        raise NotImplementedError
+        return np.zeros((len(windows), _WIDTH), np.float32)
 
     def states(self, windows: range) -> Floats:
         raise NotImplementedError
@@ -116,7 +117,7 @@ def _plan(fraction: float, rounds: int) -> Plan:
         {
             "format": 1,
             "name": "messages",
-            "task": {"labels": [f"label {index}" for index in range(77)]},
+            "task": {"labels": [f"label {index}" for index in range(_LABELS)]},
             "model": {"base": "none", "sha256": "0" * 64},
             "method": {"kind": "fedavg"},
             "training": {"rounds": rounds, "expected_batch": 8, "local_steps": 4, "learning_rate": 0.01},
@@ -127,7 +128,7 @@ def _plan(fraction: float, rounds: int) -> Plan:
 
 def _spec() -> AdapterSpec:
     """As a tiny BERT's: factors of query and value in each layer, and the head."""
-    entries = [Entry("head.bias", (77,), Role.HEAD), Entry("head.weight", (77, _WIDTH), Role.HEAD)]
+    entries = [Entry("head.bias", (_LABELS,), Role.HEAD), Entry("head.weight", (_LABELS, _WIDTH), Role.HEAD)]
     for layer in range(_LAYERS):
         for target in ("query", "value"):
             name = f"encoder.layer.{layer}.attention.self.{target}"

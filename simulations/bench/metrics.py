@@ -2,7 +2,8 @@
 
 For each kind of task, units of 1 to 4 records are drawn from a model that is right at a known rate; the task's own
 cells, noise of one evaluation at the given ε, and the task's own metrics follow. The truth is the score of very many
-units. A point is the root mean square error over the repeats.
+units, none of whose counts is clipped. A point is the root mean square error over the repeats. Where a task clips, its
+metrics tend to another number with more units: the curve's bias says how far from the truth that lies.
 """
 
 import json
@@ -14,21 +15,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from privet.common.config import TaskSpec
 from privet.common.errors import ConfigError, RunError
 from privet.common.privacy.calibration import noise_multiplier
 from privet.common.privacy.events import Release
 from privet.common.tasks.base import Task, task_of
-from privet.common.tasks.targets import Targets
+from privet.simulations.bench.metrics_cases import CASES, Draw
+from privet.simulations.bench.metrics_plot import picture
+from privet.simulations.engines.cells import site_cells
 
 UNITS = (100, 300, 1_000, 3_000, 10_000, 30_000)
 _TRUTH = 200_000  # units
 _MOST_RECORDS = 4
-_RIGHT = 0.85  # of decisions
-_LABELS = ("one", "two", "three", "four", "five", "six")
-_STAND = (0.5, 0.35, 0.25, 0.2, 0.12, 0.08)  # how often each stands, with several labels a record
-
-Drawn = tuple[NDArray[np.float32], Targets]  # logits and targets of some records
+_NO_BOUND = 1000.0  # that clips nothing here: the largest that a plan may have
 
 
 @dataclass(frozen=True)
@@ -51,6 +49,9 @@ class Curve:
     score: str
     truth: float
     num_cells: int
+    bound: float | None  # of a unit's counts, where the task clips them
+    bias: float  # of the score without noise, by clipping
+    clipped: float | None  # share of the units
     points: list[Point]
 
 
@@ -68,7 +69,10 @@ class MetricsBench:
     def lines(self) -> list[str]:
         found = [f"one evaluation at epsilon {self.epsilon:g}, delta {self.delta:g}: noise {self.noise_multiplier:.3g}"]
         for curve in self.curves:
-            found.append(f"{curve.kind}, release {curve.release}: {curve.score}, truth {curve.truth:.3f}")
+            bound = "" if curve.bound is None else f", bound {curve.bound:g}"
+            found.append(f"{curve.kind}, release {curve.release}{bound}: {curve.score}, truth {curve.truth:.3f}")
+            if curve.clipped is not None:
+                found.append(f"  clipped {100 * curve.clipped:.1f} % of the units: bias {curve.bias:+.3g}")
             for point in curve.points:
                 errors = ", ".join(
                     f"{name} {'-' if value is None else format(value, '.3g')}"
@@ -81,25 +85,6 @@ class MetricsBench:
         return found
 
 
-def _classification(random: np.random.Generator, count: int) -> Drawn:
-    labels = random.integers(len(_LABELS), size=count)
-    said = np.where(random.random(count) < _RIGHT, labels, random.integers(len(_LABELS), size=count))
-    return np.eye(len(_LABELS), dtype=np.float32)[said], labels
-
-
-def _multilabel(random: np.random.Generator, count: int) -> Drawn:
-    stand = random.random((count, len(_LABELS))) < np.array(_STAND)
-    said = stand ^ (random.random(stand.shape) > _RIGHT + (1 - _RIGHT) / 2)
-    return np.where(said, 1, -1).astype(np.float32), stand.astype(np.int8)
-
-
-CASES: dict[str, tuple[tuple[Release, ...], Callable[[np.random.Generator, int], Drawn]]] = {
-    "classification": (("accuracy", "per_class", "confusion"), _classification),
-    "multilabel": (("accuracy", "per_class"), _multilabel),
-}
-"""By kind of task: the releases, and logits and targets of so many records."""
-
-
 def bench_metrics(
     epsilon: float = 1.0,
     delta: float = 1e-5,
@@ -107,37 +92,45 @@ def bench_metrics(
     repeats: int = 40,
     units: Sequence[int] = UNITS,
     kinds: Sequence[str] = (),
+    of_truth: int = _TRUTH,
     on_case: Callable[[str], None] = lambda _: None,
 ) -> MetricsBench:
-    """kinds: of CASES; all of them unless told. Raises: ConfigError."""
+    """kinds: of CASES; all of them unless told. of_truth: units that the truth is taken from. Raises: ConfigError."""
     sigma = noise_multiplier(sample_rate=1.0, steps=1, epsilon=epsilon, delta=delta)
     curves = []
     for kind in kinds or CASES:
         if kind not in CASES:
             raise ConfigError(f"got the kind {kind!r}.", where="--kind", mend=f"one of: {', '.join(CASES)}.")
-        releases, draw = CASES[kind]
-        task = task_of(TaskSpec.model_validate({"kind": kind, "labels": list(_LABELS)}))
-        for release in releases:
-            on_case(f"{kind}, {release}")
-            curves.append(_curve(task, release, draw, sigma, repeats, units))
+        case = CASES[kind]
+        for release, bound in case.settings:
+            on_case(f"{kind}, {release}" + ("" if bound is None else f", bound {bound:g}"))
+            task = task_of(case.spec(kind, bound))
+            free = task if bound is None else task_of(case.spec(kind, _NO_BOUND))
+            curves.append(_curve(task, free, release, case.draw, bound, sigma, repeats, units, of_truth))
     return MetricsBench(epsilon, delta, sigma, repeats, curves)
 
 
 def _curve(
     task: Task,
+    free: Task,
     release: Release,
-    draw: Callable[[np.random.Generator, int], Drawn],
+    draw: Draw,
+    bound: float | None,
     sigma: float,
     repeats: int,
     units: Sequence[int],
+    of_truth: int,
 ) -> Curve:
-    truth = task.exact_score(release, _cells(task, release, draw, np.random.default_rng(0), _TRUTH))
+    """free: the same task, which clips nothing."""
+    truth = free.exact_score(release, _cells(free, release, draw, np.random.default_rng(0), of_truth)[0])
+    cells, clipped = _cells(task, release, draw, np.random.default_rng(0), of_truth)
+    bias = task.exact_score(release, cells) - truth
     points = []
     for count in units:
         random = np.random.default_rng([count, repeats])
         off_truth, off_own, stated, stated_noise = [], [], [], []
         for _ in range(repeats):
-            cells = _cells(task, release, draw, random, count)
+            cells, _ = _cells(task, release, draw, random, count)
             score = task.noised_metrics(release, cells + random.normal(0, sigma, cells.shape), sigma**2).score
             if score is not None:
                 off_truth.append(score.value - truth)
@@ -155,20 +148,18 @@ def _curve(
                 predicted_noise=task.predicted_standard_error(release, sigma, count),
             )
         )
-    return Curve(task.spec.kind, release, task.score_name, truth, task.num_cells(release), points)
+    share = None if clipped is None else clipped / of_truth
+    return Curve(task.spec.kind, release, task.score_name, truth, task.num_cells(release), bound, bias, share, points)
 
 
 def _cells(
-    task: Task,
-    release: Release,
-    draw: Callable[[np.random.Generator, int], Drawn],
-    random: np.random.Generator,
-    units: int,
-) -> NDArray[np.float64]:
-    """Of so many units of 1 to 4 records each."""
+    task: Task, release: Release, draw: Draw, random: np.random.Generator, units: int
+) -> tuple[NDArray[np.float64], float | None]:
+    """Of so many units of 1 to 4 records each; and how many of them the task clipped, where it clips."""
     members = np.repeat(np.arange(units), random.integers(1, _MOST_RECORDS + 1, size=units))
-    logits, targets = draw(random, len(members))
-    return task.unit_cells(release, logits, targets, members, units)
+    row = site_cells(task, release, *draw(random, len(members)), members, units)
+    width = task.num_cells(release)
+    return row[:width], float(row[width]) if len(row) > width else None
 
 
 def _root_mean_square(values: Sequence[float]) -> float | None:
@@ -177,36 +168,12 @@ def _root_mean_square(values: Sequence[float]) -> float | None:
 
 def write(found: MetricsBench, folder: Path) -> list[Path]:
     """metrics.json and metrics.png in `folder`. Raises: RunError; ConfigError where matplotlib is missing."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ConfigError(
-            "the plot needs matplotlib.", where="--out", mend='pip install "privet[simulation]"'
-        ) from error
-    figure = Figure(figsize=(5.2 * max(1, len(found.curves)), 4.4), layout="constrained")
-    FigureCanvasAgg(figure)
-    for place, curve in enumerate(found.curves, start=1):
-        axes = figure.add_subplot(1, len(found.curves), place)
-        series: dict[str, tuple[Sequence[float | None], str]] = {
-            "error against the truth": ([point.error for point in curve.points], "o-"),
-            "stated with the result": ([point.stated for point in curve.points], "s--"),
-            "error of the noise alone": ([point.noise for point in curve.points], "^-"),
-            "noise predicted before, at worst": ([point.predicted_noise for point in curve.points], ":"),
-        }
-        for name, (values, style) in series.items():
-            known = [(point.units, value) for point, value in zip(curve.points, values, strict=True) if value]
-            if known:
-                axes.plot(*zip(*known, strict=True), style, label=name, markersize=4)
-        axes.set(xscale="log", yscale="log", xlabel="validation units", ylabel=f"error of {curve.score}")
-        axes.set_title(f"{curve.kind}, {curve.release} ({curve.num_cells} cells), ε {found.epsilon:g}", fontsize=10)
-        axes.grid(alpha=0.3, which="both")
-        axes.legend(fontsize=8)
+    drawn = picture(found)
     paths = [folder / "metrics.json", folder / "metrics.png"]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         paths[0].write_text(json.dumps(found.to_json(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        figure.savefig(paths[1], dpi=130)
+        paths[1].write_bytes(drawn)
     except OSError as error:
         raise RunError(f"cannot be written ({error.strerror}).", where=str(folder), mend="name another.") from None
     return paths

@@ -29,6 +29,7 @@ from privet.common.states import States
 from privet.common.tagged import TaggedExamples, TagTable
 from privet.common.tagging import counted
 from privet.common.tasks.base import task_of
+from privet.simulations.engines.cells import site_cells
 from privet.simulations.engines.store import Part, Store
 from privet.simulations.engines.work import Recipe, Run
 
@@ -99,7 +100,8 @@ class FusedWork:
         found, first = [], 0
         for own, units, num_units in parts:
             mine = slice(first, first + len(own))
-            found.append(self._task.unit_cells(release, logits[mine], labels[mine], units.astype(np.int64), num_units))
+            counted = logits[mine], labels[mine], units.astype(np.int64), num_units
+            found.append(site_cells(self._task, release, *counted))
             first += len(own)
         return np.stack(found)
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from privet.client.evaluation import exact_cells
+from privet.client.evaluation import judged
 from privet.client.training import RoundTrainer
 from privet.common.adapter import AdapterSpec, Arrays, Floats
 from privet.common.base import checked_base
@@ -18,6 +18,7 @@ from privet.common.precision import usable_precision
 from privet.common.privacy.noise import SeededNoise
 from privet.common.tagged import TaggedExamples, TagTable
 from privet.common.tasks.targets import Targets, known
+from privet.simulations.engines.cells import site_cells
 from privet.simulations.engines.store import Part, Store
 from privet.simulations.engines.work import Recipe, Run
 
@@ -70,7 +71,14 @@ class SequentialWork:
         assert release != "none"
         named = self.spec.unflatten(arrays)
         return np.stack(
-            [exact_cells(self._trainer, named, self._examples(self._store.validation, site), release) for site in sites]
+            [
+                site_cells(
+                    self._trainer.task,
+                    release,
+                    *judged(self._trainer, named, self._examples(self._store.validation, site)),
+                )
+                for site in sites
+            ]
         )
 
     def logits(self, arrays: Floats, records: range) -> Floats:

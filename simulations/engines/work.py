@@ -85,7 +85,8 @@ class Work(Protocol):
         """Updates float32 [K, P], row i of sites[i]. start: one for all [P], or one for each site [K, P]."""
 
     def cells(self, number: int, sites: Sequence[int], arrays: Floats) -> NDArray[np.float64]:
-        """Exact cells float64 [K, cells] of the validation units, in evaluation `number`."""
+        """Exact cells float64 [K, cells] of the validation units, in evaluation `number`; `site_cells` says what may
+        stand behind them."""
 
     def logits(self, arrays: Floats, records: range) -> Floats:
         """Of these public test records (0 is the first), float32 [len(records), L]."""

@@ -78,9 +78,9 @@ def test_counts_of_codes_and_of_entities_are_told_as_such(release: Release) -> N
     for kind, pooling in (("multilabel", plain.model.pooling), ("tokens", "none")):
         plan = edit(plain, task={"kind": kind}, model={"pooling": pooling})
         found[kind] = _words(plan, _evaluated(release), member={"release": ["update", release]})
-        assert "how many are right and how many wrong" not in found[kind]
+        assert "rightly and how many wrongly" not in found[kind]
     words = {"accuracy": ("over all labels together, how often", "over all types together, how many entities")}
-    told = words.get(release, ("the same for each label", "the same for each type"))
+    told = words.get(release, ("for each label, how often it was rightly said", "for each type, how many entities"))
     assert [text.count(part) for part, text in zip(told, found.values(), strict=True)] == [2, 2]
 
 
@@ -142,10 +142,13 @@ def test_a_statement_keeps_its_bound() -> None:
 # What epsilon means
 
 
-@pytest.mark.parametrize(("epsilon", "shown"), [(0.0, "50.0"), (1.0, "73.2"), (3.0, "95.3"), (8.0, "100.0")])
+@pytest.mark.parametrize(
+    ("epsilon", "shown"), [(0.0, "50.0"), (1.0, "73.2"), (3.0, "95.3"), (8.0, "99.97"), (40.0, "100")]
+)
 def test_the_odds_are_those_of_the_epsilon(epsilon: float, shown: str) -> None:
     assert f"at most {shown} %" in odds(epsilon, 0.0, "unit")
     assert "one record" in odds(epsilon, 0.0, "record")
+    assert ("a limit and no finding" in odds(epsilon, 0.0, "unit")) == (epsilon >= 3)
 
 
 @settings(max_examples=200, deadline=None)

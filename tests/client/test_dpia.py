@@ -120,6 +120,17 @@ def test_the_statement_is_word_for_word(evaluated: tuple[Plan, Site, Admission])
         )
 
 
+@pytest.mark.parametrize("kind", ["multilabel", "tokens"])
+def test_counts_of_codes_and_entities_are_stated_as_such(kind: str) -> None:
+    plain = evaluating_plan("per_class")
+    plan = edit(plain, task={"kind": kind}, model={"pooling": "none" if kind == "tokens" else plain.model.pooling})
+    site = make_site(member=ALL)
+    seen = _seen(_page(plan, site, admit(plan, site, NOTHING)))
+    assert "rightly and how many wrongly" not in seen
+    counted = {"multilabel": "for each label, how often it was rightly said", "tokens": "for each type, how many"}
+    assert seen.count(counted[kind]) == 3  # what is asked, what leaves, what is stated
+
+
 def test_the_budget_before_and_after() -> None:
     site = several({"wards": (3.0, 4e-6), "labs": (5.0, 6e-6)})
     held = Committed(epsilon=3.5, delta=3e-6, federation_epsilon=1.0, federation_delta=1e-6, unit="unit")

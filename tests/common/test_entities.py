@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from seqeval.metrics import f1_score, precision_score, recall_score
 
 from privet.common.tasks.entities import (
-    clipped_share,
     entity_counts,
     entity_estimates,
     entity_scores,
     exact_f1,
+    num_clipped,
     predicted_f1_error,
     unit_entity_cells,
 )
@@ -74,8 +74,9 @@ def test_below_the_bound_counts_are_means_over_records() -> None:
     counts = np.array([[2.0, 0, 0], [0, 1, 0], [1, 0, 1]])
     cells = unit_entity_cells("per_class", counts, np.array([0, 0, 1]), 2, 4.0)
     np.testing.assert_allclose(cells * 4, [2.0, 0.5, 1.0], atol=1e-6)
-    assert clipped_share("per_class", counts, np.array([0, 0, 1]), 2, 4.0) == 0
-    assert clipped_share("per_class", counts, np.array([0, 0, 1]), 2, 1.2) == 0.5
+    assert num_clipped("per_class", counts, np.array([0, 0, 1]), 2, 4.0) == 0
+    assert num_clipped("per_class", counts, np.array([0, 0, 1]), 2, 1.2) == 1
+    assert num_clipped("per_class", counts, np.array([0, 0, 2]), 4, 1.2) == 1  # units without records are not clipped
 
 
 def test_a_clipped_unit_counts_for_less_in_all_cells_alike() -> None:

@@ -119,6 +119,26 @@ def test_a_score_that_is_no_accuracy_keeps_its_name(tmp_path: Path) -> None:
     assert {one.metric_type for one in data.eval_results} == {"f1"}
 
 
+def test_a_card_of_entities_tells_of_entities(tmp_path: Path) -> None:
+    plan = tiny_plan(
+        tiny_base(tmp_path / "base"),
+        task={"kind": "tokens", "labels": ["Disease"], "max_length": 16, "buckets": [16]},
+        model={"pooling": "none"},
+        method={"kind": "fedavg"},
+        training={"train_fraction": 0.8},
+        evaluation={"release": "per_class"},
+    )
+    part = {"release": "per_class", "noise_multiplier": 2.0, "evaluations": 3}
+    card = _card(plan, statements={"north": stated(evaluation=part, train_fraction=0.8, released=("per_class",))})
+    assert "finds entities of 1 type on" in card
+    assert "Types: Disease" in card
+    assert "| 3 × entities of each type | at most 20.1 % |" in card
+    assert "how many entities were found" in card
+    assert "counts for less than it has" in card
+    assert "rightly" not in card
+    assert "per&#95;class" not in card.partition("## Training")[0]
+
+
 def test_a_relative_folder_is_no_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert hub_id("models/bert") == "models/bert"

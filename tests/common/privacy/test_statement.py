@@ -4,9 +4,12 @@ import os
 import re
 import subprocess
 import sys
+from decimal import ROUND_CEILING, Decimal
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from privet.common.privacy import (
@@ -19,8 +22,10 @@ from privet.common.privacy import (
     person_epsilon,
     true_positive_bound,
 )
+from privet.common.privacy.events import Release
 from privet.common.privacy.statement import statement
-from privet.common.privacy.words import _up, _up_short
+from privet.common.privacy.words import _up, _up_short, percent_up
+from privet.common.tasks.words import TASK_WORDS
 
 
 def event(**changes: Any) -> TrainEvent:
@@ -130,6 +135,52 @@ def test_words_tell_of_people_metrics_and_odds() -> None:
     assert "the others are only left out" in " ".join(tiny)
     loose = statement(event(noise_multiplier=0.3), 20, 1e-5, released=("update",))
     assert "next to no limit" in " ".join(loose.in_words())
+
+
+RELEASES: dict[str, tuple[Release, ...]] = {
+    "classification": ("accuracy", "per_class", "confusion"),
+    "multilabel": ("accuracy", "per_class"),
+    "tokens": ("accuracy", "per_class"),
+}
+
+
+@pytest.mark.parametrize("kind", RELEASES)
+def test_what_was_counted_is_told_as_the_task_counts_it(kind: str) -> None:
+    """Decisions on codes have four kinds; entities are found, said wrongly and missed, and clipped."""
+    assert set(RELEASES) == set(TASK_WORDS)
+    for release in RELEASES[kind]:
+        evaluation = EvaluateEvent(noise_multiplier=4.0, release=release, unit="record")
+        stated = measured(evaluation=evaluation, released=("update", release))
+        words, rows = " ".join(stated.in_words(kind)), dict(stated.table(kind))
+        assert ("labelled rightly" in words) == (kind == "classification" and release != "confusion")
+        assert ("rightly said, wrongly said, missed and rightly left out" in words) == (kind == "multilabel")
+        for part in ("entities were found", "said that are none", "were missed", "counts for less than it has"):
+            assert (part in words) == (kind == "tokens")
+        assert ("all labels" in words or "all types" in words) == (kind != "classification" and release == "accuracy")
+        assert (f"noised counts ({release})" in words) == (kind == "classification")
+        assert (rows["metrics"] == f"{release}, 4 times") == (kind == "classification")
+        assert ("entities" in rows["metrics"]) == (kind == "tokens")
+        assert ("decisions" in rows["metrics"]) == (kind == "multilabel")
+
+
+def test_a_bound_below_one_is_never_shown_as_100_per_cent() -> None:
+    """And says that it is a limit, no finding. At ε 8 and more what stands there is true, and must not read as doom."""
+    high = {"true_positive_bound": 0.99966, "advantage": 0.9996601, "trade_off": ()}
+    loose = measured().model_copy(update=high)
+    words = " ".join(loose.in_words())
+    assert "finds at most 99.97 in 100" in words
+    assert dict(loose.table())["membership advantage"] == "at most 99.97 %"
+    assert "100.0" not in words + str(loose.table())
+    assert "not what an attack was found to reach" in words
+    assert "not what an attack" not in " ".join(measured().in_words())
+
+
+@given(st.floats(0, 1))
+def test_a_percentage_never_understates(share: float) -> None:
+    shown = Decimal(percent_up(share).removesuffix(" %"))
+    assert shown >= 100 * Decimal(share) or shown == Decimal(repr(100 * share)).quantize(shown, ROUND_CEILING)
+    assert shown < 100 or share > 1 - 1e-8
+    assert shown - 100 * Decimal(share) < Decimal("0.1001")
 
 
 def test_the_table_has_every_figure() -> None:
