@@ -213,8 +213,8 @@ class SimulationGrid(Grid):  # type: ignore[misc]
         whole = self._spec.flatten({**self._initial, **arrays})
         body = ReplyBody(code=Code.OK, plan_digest=self._digest, round=number)
         total: NDArray[np.longdouble] | None = None  # so wide that the order in which sites answer does not show
-        assert self._plan.evaluation.release != "none"
-        width = task_of(self._plan.task).num_cells(self._plan.evaluation.release)
+        release = self._plan.evaluation.release
+        width = 0 if release == "none" else task_of(self._plan.task).num_cells(release)
         clipped = np.zeros(2)  # units that were, and all
         for message, row in self._rows(Job("cells", number, whole), messages):
             cells, further = row[:width], row[width:]  # what stands behind the cells never leaves: see `site_cells`

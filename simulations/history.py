@@ -51,7 +51,6 @@ DTYPES = {
     "sites_accuracy": "float64",
     "sites_error": "float64",
     "sites_truth": "float64",
-    "sites_clipped": "float64",
     "cohort": "int64",
     "answered": "int64",
     "missing": "int64",
@@ -73,7 +72,12 @@ def dtypes(score: str, *, clips: bool = False) -> dict[str, str]:
     """Columns and their types where the task's score has this name; clips: whether its counts are clipped."""
     key = score_key(score)
     names = {ACCURACY: key, f"sites_{ACCURACY}": f"sites_{key}"}
-    return {names.get(name, name): kind for name, kind in DTYPES.items() if clips or name != "sites_clipped"}
+    found: dict[str, str] = {}
+    for name, kind in DTYPES.items():
+        found[names.get(name, name)] = kind
+        if clips and name == "sites_truth":
+            found["sites_clipped"] = kind
+    return found
 
 
 def frame(

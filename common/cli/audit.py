@@ -36,7 +36,7 @@ def audit(
     as_json: AsJson = False,
     assignments: Set = None,
 ) -> None:
-    """Attack a plan's own trainer. What is seen is held against what is claimed: that finds faults, and proves nothing."""
+    """Attack a plan's own trainer. What is seen is held against what is claimed: finds faults, proves nothing."""
     import json
     import shlex
     import sys

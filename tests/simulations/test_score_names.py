@@ -19,7 +19,7 @@ from privet.common.live import Event
 from privet.common.tasks.score import score_of
 from privet.server.report import read_run
 from privet.server.report.comparison import comparison_html, overlays
-from privet.simulations import Repeated, SimulationData, Sweep, repeated, sweep
+from privet.simulations import Repeated, SimulationData, Sweep, repeated, simulate, sweep
 from privet.simulations.history import DTYPES, dtypes
 from privet.simulations.live import SimulationView
 from privet.simulations.sweep_page import terminal_table
@@ -81,7 +81,7 @@ def case(request: pytest.FixtureRequest, base: Path, tmp_path_factory: pytest.Te
     events: list[Event] = []
     trials: list[dict[str, Any]] = []
     common: dict[str, Any] = {"sites": 2, "epsilon": math.inf, "workers": 0}
-    alone = {"baselines": True, "baseline_sites": 1}
+    alone = {"baselines": 1}
     done = repeated(plan, data, times=2, on_event=events.append, runs=folder / "runs", **alone, **common)
     grid = {RATE: [plan.training.learning_rate, 1e-3]}
     swept = sweep(plan, data, grid=grid, folder=folder / "sweep", on_event=trials.append, **common)
@@ -106,7 +106,7 @@ def test_columns_and_words_of_a_run(case: Case) -> None:
     assert f"Public {case.name} of the adapter" in page
     assert f"<th>{case.key}</th>" in page
     assert _is_silent(case, page)
-    assert set(DTYPES) == set(dtypes("accuracy", clips=True))
+    assert dtypes("accuracy") == DTYPES
 
 
 def test_repeats_and_baselines(case: Case) -> None:
@@ -146,6 +146,25 @@ def test_clipped_units_are_told_to_the_researcher_and_stand_in_no_file(case: Cas
     for path in run.folder.rglob("*"):
         if path.is_file():
             assert b'clipped":' not in path.read_bytes()
+
+
+@pytest.mark.parametrize(("bound", "share"), [(1e-3, 1.0), (1000.0, 0.0)])
+def test_the_share_of_clipped_units_is_told_by_line_and_by_round(base: Path, bound: float, share: float) -> None:
+    """An untrained model says entities everywhere: all counts are beyond a tiny bound. What goes over the wire is the
+    cells alone, or the strategy would refuse it."""
+    plan, data = _case("tokens", base)
+    plan = plan.model_copy(update={"task": plan.task.model_copy(update={"entity_bound": bound})})
+    events: list[Event] = []
+    run = simulate(plan, data, sites=2, epsilon=8.0, on_event=events.append, workers=0)
+    (row,) = (event for event in events if event["event"] == "round")
+    assert row["evaluation"] == {**row["evaluation"], "failed": {}, "missing": []}
+    assert run.clipped == {1: pytest.approx(share)} == {1: row["sites_clipped"]}
+    assert run.history["sites_clipped"].tolist() == [pytest.approx(share)]
+    assert "sites_clipped" in run._repr_html_()
+    view = SimulationView("run")
+    told = [line for line in map(view.feed, events) if line]
+    assert any(f"; {100 * share:.1f} % of the sites' units clipped" in line for line in told)
+    assert all("sites_clipped" not in event for event in run.rounds)
 
 
 def test_sweeps(case: Case, capsys: pytest.CaptureFixture[str]) -> None:
