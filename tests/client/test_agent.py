@@ -19,11 +19,6 @@ from tests.tiny_models import tiny_base, tiny_plan
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_base(tmp_path_factory.mktemp("base"))
-
-
-@pytest.fixture(scope="module")
 def plan(base: Path) -> Plan:
     return tiny_plan(base, training={"rounds": 3, "local_steps": 2, "expected_batch": 5})
 

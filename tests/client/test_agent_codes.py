@@ -23,11 +23,6 @@ ADDED = [(f"a {FATAL} {n}", "calm", f"q{n}") for n in range(8)]  # some are trai
 RELEASED = ("update", "confusion")
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_base(tmp_path_factory.mktemp("base"))
-
-
 @pytest.fixture(autouse=True)
 def failing(base: Path, monkeypatch: pytest.MonkeyPatch) -> list[type[BaseException]]:
     """The model raises, once it has read the whole batch, wherever the fatal words are in it."""

@@ -24,14 +24,9 @@ from privet.common.rehearsal import parse_rehearsal_reply
 from tests.client.agent_bench import Bench, SeededAgent, site_of
 from tests.client.ledger_cases import make_admission, make_plan, make_site
 from tests.client.rehearsal_bench import RoomHere, Server
-from tests.tiny_models import tiny_base, tiny_plan
+from tests.tiny_models import tiny_plan
 
 KINDS: tuple[Any, ...] = ("fp16", "int8")
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_base(tmp_path_factory.mktemp("base"))
 
 
 def _plan(base: Path, kind: str) -> Plan:

@@ -11,12 +11,7 @@ from privet.client.ledger import Ledger
 from privet.common.config import Plan
 from privet.common.errors import Code
 from tests.client.agent_bench import Bench, payload
-from tests.tiny_models import tiny_base, tiny_plan
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_base(tmp_path_factory.mktemp("base"))
+from tests.tiny_models import tiny_plan
 
 
 @pytest.fixture(scope="module")

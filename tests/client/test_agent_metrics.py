@@ -13,15 +13,10 @@ from privet.common.config import Plan
 from privet.common.errors import Code
 from privet.common.messages import COUNTS
 from tests.client.agent_bench import Bench, payload
-from tests.tiny_models import tiny_base, tiny_plan
+from tests.tiny_models import tiny_plan
 
 ROWS = [(f"the patient has a cough {n}", ("calm", "urgent", "other")[n % 3], f"p{n}") for n in range(60)]
 RELEASED = {"federation__tiny__release": ("update", "per_class")}
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_base(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,6 @@ from privet.common.errors import Code
 from tests.client.agent_bench import story
 from tests.client.token_cases import TEXTS, TYPES, tags_of, token_plan
 from tests.client.trainer_cases import Everyone, event_of, hostile
-from tests.tiny_models import tiny_base
 
 _NAMES = ("O", *(f"{place}-{name}" for name in TYPES for place in "BI"))
 ROWS = [
@@ -35,11 +34,6 @@ FAULTS = [
 ]
 RELEASED = ("update", "per_class")
 ADDED = [(*row, f"q{number}") for number, row in enumerate(FAULTS)]
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_base(tmp_path_factory.mktemp("base"))
 
 
 def _plan(base: Path, method: str) -> Plan:

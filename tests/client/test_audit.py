@@ -16,15 +16,10 @@ from privet.common.audit_log import AuditLog, AuditLogError, Entry, Line, Verifi
 from privet.common.audit_log.entries import Approved, Found, Refused, Released, Replayed, Stopped
 from privet.common.errors import Code
 from tests.client.agent_bench import Bench, payload
-from tests.tiny_models import tiny_base, tiny_plan
+from tests.tiny_models import tiny_plan
 
 SECRET = "zanzibarian quincunx"
 ROWS = [(f"{SECRET} fever", "calm", "person-xyzzy"), ("chest pain", "urgent", "p1"), ("a rash", "other", "p2")]
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_base(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture

@@ -22,14 +22,9 @@ from privet.common.errors import Code, ConfigError, PrivetError
 from privet.common.frozen import FrozenLinear
 from tests.client.agent_bench import Bench, site_of
 from tests.client.ledger_cases import make_admission
-from tests.tiny_models import tiny_base, tiny_plan
+from tests.tiny_models import tiny_plan
 
 WHY = "the base is of type 'roberta', not 'bert'"
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_base(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture(scope="module")

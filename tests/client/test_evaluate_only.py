@@ -22,14 +22,9 @@ from privet.common.privacy.consistency import consistent
 from privet.common.privacy.statement import Statement
 from tests.client.agent_bench import Bench, site_of
 from tests.client.test_agent_metrics import ROWS
-from tests.tiny_models import tiny_base, tiny_plan
+from tests.tiny_models import tiny_plan
 
 JUDGES: dict[str, Any] = {"federation__tiny__release": ("per_class",), "federation__tiny__evaluate_only": True}
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_base(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture(scope="module")

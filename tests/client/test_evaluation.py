@@ -15,7 +15,7 @@ from privet.common.examples import UNKNOWN, Examples
 from privet.common.privacy.events import EvaluateEvent, Release
 from privet.common.privacy.noise import SecureNoise, SeededNoise
 from privet.common.tasks.counts import num_cells
-from tests.tiny_models import WORDS, tiny_base, tiny_plan
+from tests.tiny_models import WORDS, tiny_plan
 
 RELEASES: tuple[Release, ...] = ("accuracy", "per_class", "confusion")
 
@@ -36,11 +36,6 @@ class Texts:
         self.labels = np.array([labels[index] for index in kept], np.int64)
         self.units = np.array([units[index] - first for index in kept], np.int64)
         self.num_units = num_units - first
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_base(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture(scope="module", params=["head", "ffa"])

@@ -30,14 +30,9 @@ from tests.client.rehearsal_bench import RoomHere, Server
 from tests.client.test_rehearsal import rehearsals
 from tests.client.trainer_cases import event_of, examples_of, plan_of
 from tests.plugins import install, install_fedprox, install_marked
-from tests.tiny_models import tiny_base, tiny_plan
+from tests.tiny_models import tiny_plan
 
 OWN = ("head", "fedavg", "ffa")
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_base(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture

@@ -30,11 +30,6 @@ SITES = 4
 few = settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_base(tmp_path_factory.mktemp("base"))
-
-
 def plan_for(base: Path, method: str, pooling: str, targets: tuple[str, ...], first_layer: int = 0) -> Plan:
     return tiny_plan(
         base,

@@ -27,7 +27,6 @@ from privet.common.passes import Pass
 from privet.common.privacy.noise import SeededNoise
 from tests.client.test_fused import fused, plan_for, sites_of, spec_for
 from tests.client.trainer_cases import event_of, examples_of, hostile, plan_of
-from tests.tiny_models import tiny_base
 
 C = 0.5
 VALUES = [0.0, 1e-45, -1e-39, 1e-20, 0.3, -1.0, 7e4, -1e19, 1e30, 3.4e38, float("inf"), float("-inf"), float("nan")]
@@ -73,11 +72,6 @@ def test_no_unit_adds_more_than_the_clip_norm_whatever_its_windows_give(
         assert np.isfinite(part).all()
         assert np.linalg.norm(part) <= C
         assert clipped(np.arange(len(counts)) == unit)[unit] == part
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_base(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture(scope="module")

@@ -33,14 +33,9 @@ from privet.common.messages import (
 from privet.common.privacy.noise import SecureNoise
 from tests.client import agent_bench
 from tests.client.agent_bench import ROWS, Bench
-from tests.tiny_models import tiny_base, tiny_plan
+from tests.tiny_models import tiny_plan
 
 RELEASED = {"federation__tiny__release": ("update", "confusion")}
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_base(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture(scope="module")

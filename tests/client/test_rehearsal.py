@@ -44,14 +44,9 @@ from privet.common.rehearsal import (
 from privet.server.roster import sound_reply
 from tests.client.agent_bench import Bench, site_of
 from tests.client.rehearsal_bench import RoomHere, Server
-from tests.tiny_models import tiny_base, tiny_plan
+from tests.tiny_models import tiny_plan
 
 CONSENT: dict[str, Any] = {"federation__tiny__rehearsal": True}
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_base(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from privet.common.config.site import ResourcesSpec
 from privet.common.errors import Code, RefusedError
 from privet.common.messages import FinishBody, Request, parse_reply, to_record
 from tests.client.agent_bench import Bench, site_of
-from tests.tiny_models import tiny_base, tiny_plan
+from tests.tiny_models import tiny_plan
 
 
 def at(text: str) -> Callable[[], int]:
@@ -204,11 +204,6 @@ def test_records_that_are_too_large_are_told_before_anything_connects() -> None:
     assert "cannot be read within it" in lines[0]
     assert "more than half" in lines[1]
     assert lines[2:] == ["read", "alive 2000000000"]
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_base(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from privet.common.initial import uniform
 from privet.common.tasks.targets import UNKNOWN, Targets
 from tests.client.test_trainer_mates import LONG, NUM_UNITS, UNITS, _parts
 from tests.client.trainer_cases import Everyone, event_of, hostile
-from tests.tiny_models import tiny_base, tiny_plan
+from tests.tiny_models import tiny_plan
 
 TASKS: dict[str, dict[str, Any]] = {
     "weighted": {"class_weights": {"urgent": 4.0, "other": 0.25}, "label_smoothing": 0.2},
@@ -31,11 +31,6 @@ TASKS: dict[str, dict[str, Any]] = {
     },
 }
 ENGINES = ("opacus", "opacus-cls", "head", "fused", "fused-cls")
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_base(tmp_path_factory.mktemp("base"))
 
 
 def targets_of(task: dict[str, Any]) -> Targets:

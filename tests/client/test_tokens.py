@@ -22,11 +22,6 @@ METHODS = ("head", "ffa", "fedavg")
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_base(tmp_path_factory.mktemp("base"))
-
-
-@pytest.fixture(scope="module")
 def trainers(base: Path) -> dict[str, RoundTrainer]:
     return {method: RoundTrainer(token_plan(base, method=method), base) for method in METHODS}
 

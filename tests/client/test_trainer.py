@@ -27,12 +27,6 @@ from tests.client.trainer_cases import (
     plan_of,
     spec_of,
 )
-from tests.tiny_models import tiny_base
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_base(tmp_path_factory.mktemp("base"))
 
 
 def brute_force(trainer: RoundTrainer, data: TokenExamples, unit: int) -> NDArray[np.float64]:

@@ -21,18 +21,13 @@ from privet.common.examples import UNKNOWN, FeatureExamples
 from privet.common.grouping import Units
 from privet.common.tasks.loss import per_example_loss
 from tests.client.trainer_cases import TEXTS, UNITS, Everyone, event_of, hostile
-from tests.tiny_models import tiny_base, tiny_plan
+from tests.tiny_models import tiny_plan
 
 WIDTH, LABELS = 8, 3
 
 
 class Texts:
     texts, labels, units, num_units = TEXTS, np.arange(8) % 3, UNITS, 5
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_base(tmp_path_factory.mktemp("base"))
 
 
 def _engine(bias: list[float]) -> LinearEngine:

@@ -12,12 +12,7 @@ from privet.client.trainer import clipped_sum
 from privet.client.training import RoundTrainer
 from privet.common.tokens import tokenise
 from tests.client.trainer_cases import LABELS, TEXTS, Everyone, engine_of, event_of, examples_of, hostile, plan_of
-from tests.tiny_models import tiny_base, tiny_plan
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_base(tmp_path_factory.mktemp("base"))
+from tests.tiny_models import tiny_plan
 
 
 def test_batch_mates_do_not_change_a_units_part(trainer: RoundTrainer) -> None:

@@ -16,7 +16,7 @@ from privet.client.training import RoundTrainer
 from privet.common.examples import Examples
 from privet.common.privacy.events import TrainEvent
 from tests.client.trainer_cases import TEXTS, Everyone, event_of, hostile
-from tests.tiny_models import tiny_base, tiny_plan
+from tests.tiny_models import tiny_plan
 
 NUM_UNITS = 11
 UNITS = np.array([0, 0, 0, 0, 0, 1, 2, 2, 3, 4, 4, 4, 5, 6, 7, 7, 8, 8, 9, 10])  # 9 and 10 have one window each
@@ -27,11 +27,6 @@ few = settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck
 
 class Texts:
     texts, labels, units, num_units = LONG, np.arange(len(UNITS)) % 3, UNITS, NUM_UNITS
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_base(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture(

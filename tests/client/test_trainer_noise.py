@@ -19,12 +19,6 @@ from privet.common.model import build_classifier
 from privet.common.privacy.noise import SecureNoise, SeededNoise, privatise
 from privet.common.tokens import tokenise
 from tests.client.trainer_cases import LABELS, TEXTS, Everyone, engine_of, event_of, examples_of, plan_of, spec_of
-from tests.tiny_models import tiny_base
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_base(tmp_path_factory.mktemp("base"))
 
 
 @pytest.mark.parametrize("unit", ["unit", "record"])

@@ -23,18 +23,13 @@ from privet.common.grouping import Units, Windows
 from privet.common.privacy.noise import SeededNoise
 from privet.common.tasks.loss import per_example_loss
 from tests.client.trainer_cases import TEXTS, UNITS, Everyone, engine_of, event_of, spec_of
-from tests.tiny_models import tiny_base, tiny_plan
+from tests.tiny_models import tiny_plan
 
 LONG = [" ".join(TEXTS[i:] * (1 + i % 3)) for i in range(8)]
 
 
 class Texts:
     texts, labels, units, num_units = LONG, np.arange(8) % 3, UNITS, 5
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_base(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture(scope="module", params=["head", "ffa"])

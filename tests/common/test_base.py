@@ -12,12 +12,7 @@ import pytest
 from privet.common.base import base_digest, checked_base, resolve_base
 from privet.common.errors import ModelError
 from privet.common.model import build_classifier, model_type
-from tests.tiny_models import tiny_base, tiny_plan
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_base(tmp_path_factory.mktemp("base"))
+from tests.tiny_models import tiny_plan
 
 
 @pytest.fixture(autouse=True)

@@ -25,11 +25,6 @@ class Texts:
     texts, labels, units, num_units = TEXTS, LABELS, UNITS, 5
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_base(tmp_path_factory.mktemp("base"))
-
-
 def _plan(base: Path, *, first: int = 1, pooling: str = "mean", method: str = "fedavg") -> Any:
     return tiny_plan(
         base,

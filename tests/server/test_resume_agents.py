@@ -27,7 +27,7 @@ from tests.client import agent_bench
 from tests.client.agent_bench import Bench, SeededAgent
 from tests.server.local_grid import LocalGrid
 from tests.server.restarts import Killed
-from tests.tiny_models import tiny_base, tiny_plan
+from tests.tiny_models import tiny_plan
 
 ROWS = {
     "north": [("the patient has a fever", "calm", "p1"), ("chest pain", "urgent", "p2"), ("a rash", "other", "p3")],
@@ -145,11 +145,6 @@ class Village:
                 for name, site in self.sites.items()
             },
         }
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_base(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,7 @@ from privet.common.keys import generate_site_key, public_pem
 from privet.server.audit import ServerAudit
 from privet.server.exporter import ServerExporter
 from tests.client.agent_bench import site_of
-from tests.tiny_models import tiny_base, tiny_plan
+from tests.tiny_models import tiny_plan
 
 ROUND: dict[str, Any] = {
     "event": "round", "round": 1, "cohort": ["clinic", "ward"], "answered": ["clinic"], "missing": ["ward"],
@@ -25,11 +25,6 @@ ROUND: dict[str, Any] = {
                    "left_out": []},
     "seconds": 1.5, "bytes_up": 100, "bytes_down": 200,
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_base(tmp_path_factory.mktemp("base"))
 
 
 def pem() -> bytes:

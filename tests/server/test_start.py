@@ -18,12 +18,7 @@ from privet.server.start import load_start
 from privet.server.start_arrays import Start
 from tests.client.agent_bench import Bench
 from tests.server.statements import stated
-from tests.tiny_models import tiny_base, tiny_plan, trained
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_base(tmp_path_factory.mktemp("base"))
+from tests.tiny_models import tiny_plan, trained
 
 
 @pytest.fixture(autouse=True)

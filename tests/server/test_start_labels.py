@@ -26,11 +26,6 @@ NEW = ["acute", "calm", "unclear"]
 MAP = {"acute": "urgent", "unclear": ""}
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_base(tmp_path_factory.mktemp("base"))
-
-
 @pytest.fixture(autouse=True)
 def _no_page(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_folder, "report_html", lambda *_, **__: "")

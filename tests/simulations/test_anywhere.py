@@ -10,19 +10,13 @@ from privet.common.adapter import digest
 from privet.common.config import SimulationSpec
 from privet.simulations import SimulationData, simulate
 from privet.simulations.result import Simulation
-from tests.simulations.test_simulate import PLACES, _plan, _texts, _untimed
-from tests.tiny_models import tiny_base
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_base(tmp_path_factory.mktemp("base"))
+from tests.simulations.small_runs import PLACES, plan_of, texts_of, untimed
 
 
 @pytest.fixture(scope="module")
 def data() -> SimulationData:
-    texts, labels, units = _texts(90, 0)
-    test_texts, test_labels, _ = _texts(40, 1)
+    texts, labels, units = texts_of(90, 0)
+    test_texts, test_labels, _ = texts_of(40, 1)
     return SimulationData(
         texts, labels, units, {"site": [PLACES[int(unit[1:]) % 3] for unit in units]}, test_texts, test_labels
     )
@@ -32,14 +26,14 @@ def _run(base: Path, data: SimulationData, kind: str, **engine: Any) -> Simulati
     """Sites of unequal sizes, one of them empty, two budgets, metrics, and some that drop out."""
     training = {"train_fraction": 0.7, "expected_batch": "site", "rounds": 2}
     evaluation = {"release": "accuracy", "every": 1}
-    plan = _plan(base, kind, training=training, evaluation=evaluation, cohort={"min_sites": 1})
+    plan = plan_of(base, kind, training=training, evaluation=evaluation, cohort={"min_sites": 1})
     spec = SimulationSpec(seed=3, partition="column:site", dropout=0.2)
     return simulate(plan, data, sites=4, epsilon=[4.0, math.inf], spec=spec, **engine)
 
 
 def _same(one: Simulation, other: Simulation) -> None:
     assert digest(one.arrays) == digest(other.arrays)
-    assert _untimed(one.rounds) == _untimed(other.rounds)
+    assert untimed(one.rounds) == untimed(other.rounds)
     assert (one.statements, one.truth) == (other.statements, other.truth)
     assert one.spent is not None
     assert other.spent is not None

@@ -16,19 +16,14 @@ from privet.simulations.baselines import FEWEST_HELD_OUT, Score, SiteRow, _drawn
 from privet.simulations.baselines_words import sentences, site_words, summary
 from privet.simulations.one_site import Trained, one_site_plan, pooled_batch, pooled_records
 from privet.simulations.simulator import Simulator
-from tests.simulations.test_simulate import LABELS, _texts
-from tests.tiny_models import tiny_base, tiny_plan
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_base(tmp_path_factory.mktemp("base"))
+from tests.simulations.small_runs import LABELS, texts_of
+from tests.tiny_models import tiny_plan
 
 
 @pytest.fixture(scope="module")
 def data() -> SimulationData:
-    texts, labels, units = _texts(150, 0)
-    test_texts, test_labels, _ = _texts(40, 1)
+    texts, labels, units = texts_of(150, 0)
+    test_texts, test_labels, _ = texts_of(40, 1)
     place = ["tiny" if int(unit[1:]) < 6 else "large" if int(unit[1:]) < 90 else "middle" for unit in units]
     return SimulationData(texts, labels, units, {"site": place}, test_texts, test_labels)
 

@@ -11,17 +11,17 @@ from privet.common.compression import coded_bytes
 from privet.server.report.curves import bytes_figure
 from privet.server.report.folder import read_run
 from privet.simulations import SimulationData, simulate
-from tests.simulations.test_simulate import _plan, _texts
+from tests.simulations.small_runs import plan_of, texts_of
 from tests.tiny_models import tiny_base
 
 
 def test_the_error_is_measured_and_the_bytes_are_fewer(tmp_path: Path) -> None:
     base = tiny_base(tmp_path / "base")
-    texts, labels, units = _texts(60, 0)
+    texts, labels, units = texts_of(60, 0)
     data = SimulationData(texts, labels, units, {}, texts[:20], labels[:20])
     ran: dict[str, Any] = {}
     for kind in ("none", "fp16", "int8"):
-        plan = _plan(base, training={"compression": kind})
+        plan = plan_of(base, training={"compression": kind})
         ran[kind] = simulate(plan, data, sites=2, epsilon=8.0, runs=tmp_path / kind, workers=0)
     size = sum(ran["none"].arrays[name].size for name in ("head.weight", "head.bias"))
     cases: Any = (("fp16", 1e-5, 5e-4), ("int8", 1e-3, 0.015))
@@ -39,7 +39,7 @@ def test_the_error_is_measured_and_the_bytes_are_fewer(tmp_path: Path) -> None:
         assert "as measured" in figure.note
     assert ran["none"].history["compression_error"].isna().all()
     assert (ran["none"].history["bytes_up"] == 2 * 4 * size).all()
-    again = simulate(_plan(base, training={"compression": "int8"}), data, sites=2, epsilon=8.0, workers=0)
+    again = simulate(plan_of(base, training={"compression": "int8"}), data, sites=2, epsilon=8.0, workers=0)
     assert again.arrays["head.weight"].tobytes() == ran["int8"].arrays["head.weight"].tobytes()
     assert math.isfinite(again.accuracy)
 
@@ -47,11 +47,11 @@ def test_the_error_is_measured_and_the_bytes_are_fewer(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_learning_survives_eight_bits(tmp_path: Path) -> None:
     base = tiny_base(tmp_path / "base")
-    texts, labels, units = _texts(150, 0)
-    data = SimulationData(texts, labels, units, {}, *_texts(60, 1)[:2])
+    texts, labels, units = texts_of(150, 0)
+    data = SimulationData(texts, labels, units, {}, *texts_of(60, 1)[:2])
     training = {"rounds": 6, "expected_batch": 20}
     plain, coded = (
-        simulate(_plan(base, training=training | {"compression": kind}), data, sites=3, epsilon=math.inf, workers=0)
+        simulate(plan_of(base, training=training | {"compression": kind}), data, sites=3, epsilon=math.inf, workers=0)
         for kind in ("none", "int8")
     )
     assert coded.accuracy > plain.accuracy - 0.05

@@ -1,6 +1,5 @@
 """Workers: the same results as without them, and no process left behind, whatever goes wrong."""
 
-import contextlib
 import os
 import signal
 import subprocess
@@ -19,6 +18,7 @@ from privet.simulations.engines.engine import Engine, InProcess, Job, Shard
 from privet.simulations.engines.local import LocalEngine
 from privet.simulations.engines.work import Make
 from tests.simulations import works
+from tests.simulations.processes import gone, is_alive
 
 START = np.linspace(0, 1, 15, dtype=np.float32)
 SHARDS = [Shard([site, site + 1]) for site in range(0, 20, 2)]
@@ -38,23 +38,6 @@ def _all(engine: Engine, job: Job, shards: list[Shard]) -> Floats:
 
 def _pids(engine: LocalEngine) -> list[int]:
     return [worker.process.pid for worker in engine._workers]
-
-
-def _is_alive(pid: int) -> bool:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, 0)
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rsplit(")", 1)[1].split()[0] != "Z"
-    return False
-
-
-def _gone(pids: list[int], seconds: float = 15.0) -> bool:
-    end = time.monotonic() + seconds
-    while any(map(_is_alive, pids)):
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.05)
-    return True
 
 
 def test_workers_give_what_this_process_gives(engine: LocalEngine) -> None:
@@ -100,7 +83,7 @@ def test_a_worker_that_is_killed_ends_the_job_and_all_workers() -> None:
         with pytest.raises(RunError, match="SIGKILL") as caught:
             list(engine.map(Job("train", 1, START), SHARDS))
         assert "memory" in caught.value.mend
-        assert _gone(pids, 0)
+        assert gone(pids, 0)
         with pytest.raises(RunError, match="have ended"):
             list(engine.map(Job("train", 1, START), SHARDS))
 
@@ -128,7 +111,7 @@ def test_an_interrupt_leaves_no_worker() -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous)
     assert len(pids) == 2
-    assert _gone(pids, 0)
+    assert gone(pids, 0)
 
 
 def test_workers_die_with_their_parent() -> None:
@@ -146,9 +129,9 @@ list(engine.map(Job("train", 1, START), [Shard([works.BAD])] * 2))
         pids = [int(pid) for pid in parent.stdout.readline().split()]
         assert len(pids) == 2
         time.sleep(1)  # until both are at the site that never ends
-        assert all(map(_is_alive, pids))
+        assert all(map(is_alive, pids))
         parent.kill()
-    assert _gone(pids)
+    assert gone(pids)
 
 
 def test_what_cannot_be_opened_is_told() -> None:
@@ -189,6 +172,6 @@ def test_ray_stays_on_this_machine_and_leaves_nothing() -> None:
             list(engine.map(Job("train", 1, START), SHARDS))
         with pytest.raises(ModelError, match="no such layer"):
             list(engine.map(Job("train", 2, START), SHARDS))
-    assert _gone([one.pid for one in family[1:]])
+    assert gone([one.pid for one in family[1:]])
     with pytest.raises(ConfigError, match="1 cores"), open_engine("ray", 1) as engine:
         open_engine("ray", 2).close()

@@ -14,14 +14,9 @@ from privet.common.model import build_classifier, initial_arrays
 from privet.simulations import SimulationData, simulate
 from privet.simulations.result import Simulation
 from tests.plugins import install, install_fedprox
-from tests.tiny_models import WORDS, tiny_base, tiny_plan
+from tests.tiny_models import WORDS, tiny_plan
 
 LABELS = ("calm", "urgent", "other")
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_base(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture(scope="module", autouse=True)

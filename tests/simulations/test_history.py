@@ -19,19 +19,14 @@ from privet.server.export import plan_toml
 from privet.simulations import Simulation, SimulationData, history, simulate
 from privet.simulations.history import DTYPES, spent_range
 from privet.simulations.inputs import resolve
-from tests.simulations.test_simulate import _texts
-from tests.tiny_models import tiny_base, tiny_plan
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_base(tmp_path_factory.mktemp("base"))
+from tests.simulations.small_runs import texts_of
+from tests.tiny_models import tiny_plan
 
 
 @pytest.fixture(scope="module")
 def data() -> SimulationData:
-    texts, labels, units = _texts(150, 0)
-    test_texts, test_labels, _ = _texts(40, 1)
+    texts, labels, units = texts_of(150, 0)
+    test_texts, test_labels, _ = texts_of(40, 1)
     return SimulationData(texts, labels, units, {}, test_texts, test_labels)
 
 
@@ -189,7 +184,7 @@ def test_a_run_is_shown_in_words(run: Simulation, tmp_path: Path) -> None:
 
 
 def _frame() -> pandas.DataFrame:
-    texts, labels, units = _texts(60, 3)
+    texts, labels, units = texts_of(60, 3)
     fold = ["test" if int(unit[1:]) >= 50 else "train" for unit in units]
     return pandas.DataFrame({"note": texts, "class": labels, "who": units, "fold": fold})
 

@@ -18,16 +18,11 @@ from privet.simulations import SimulationData
 from privet.simulations.corpus.codes import coded_notes, public_coded_notes
 from privet.simulations.corpus.hospital import LABELS as SPECIALTIES
 from privet.simulations.data import generated, load_data
-from tests.simulations.test_simulate import simulate
-from tests.tiny_models import WORDS, tiny_base, tiny_plan
+from tests.simulations.small_runs import simulate
+from tests.tiny_models import WORDS, tiny_plan
 
 LABELS = ("calm", "urgent", "other")
 SAYS = {"calm": "rash skin", "urgent": "heart pain fever", "other": "card refund account"}
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_base(tmp_path_factory.mktemp("base"))
 
 
 def _rows(count: int, seed: int) -> tuple[list[str], list[str]]:

@@ -15,7 +15,7 @@ from privet.simulations.engines.fused import FusedWork
 from privet.simulations.engines.sequential import SequentialWork
 from privet.simulations.engines.work import Recipe, Run
 from privet.simulations.filling import fill
-from tests.simulations.test_simulate import _plan, _texts
+from tests.simulations.small_runs import plan_of, texts_of
 from tests.simulations.test_work import EVENT
 from tests.tiny_models import tiny_base
 
@@ -24,10 +24,10 @@ from tests.tiny_models import tiny_base
 def test_a_round_steps_by_its_own_rate_at_a_site_and_in_both_engines(tmp_path: Path, kind: str) -> None:
     """One SGD step under one seed: updates are in the rates' proportion."""
     base = tiny_base(tmp_path / "base")
-    texts, labels, units = _texts(30, 0)
+    texts, labels, units = texts_of(30, 0)
     data = SimulationData(texts, labels, units, {}, texts[:3], labels[:3])
     training = {"rounds": 5, "local_steps": 4, "optimizer": "sgd", "warmup_rounds": 1, "schedule": "cosine"}
-    plan = _plan(base, kind, training=training)
+    plan = plan_of(base, kind, training=training)
     records = data.sites("iid", plan.task, num_sites=1, seed=0)
     trainer = RoundTrainer(plan, base)
     own = trainer.prepare(records["site-0"].split(1.0)[0])

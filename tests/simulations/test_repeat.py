@@ -17,19 +17,14 @@ from privet.server.export import plan_toml
 from privet.simulations import Repeated, SimulationData, repeated, simulate
 from privet.simulations.inputs import resolve
 from privet.simulations.repeat import spread
-from tests.simulations.test_simulate import LABELS, _texts
-from tests.tiny_models import tiny_base, tiny_plan
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_base(tmp_path_factory.mktemp("base"))
+from tests.simulations.small_runs import LABELS, texts_of
+from tests.tiny_models import tiny_plan
 
 
 @pytest.fixture(scope="module")
 def data() -> SimulationData:
-    texts, labels, units = _texts(120, 0)
-    test_texts, test_labels, _ = _texts(40, 1)
+    texts, labels, units = texts_of(120, 0)
+    test_texts, test_labels, _ = texts_of(40, 1)
     return SimulationData(texts, labels, units, {}, test_texts, test_labels)
 
 
@@ -115,7 +110,7 @@ def test_each_run_is_the_one_that_its_seed_gives(base: Path, data: SimulationDat
 
 
 def test_a_seed_changes_partition_held_out_units_and_public_units(base: Path, tmp_path: Path) -> None:
-    texts, labels, units = _texts(80, 2)
+    texts, labels, units = texts_of(80, 2)
     path = tmp_path / "all.csv"
     rows = [f"{text},{label},{unit}" for text, label, unit in zip(texts, labels, units, strict=True)]
     path.write_text("\n".join(["text,label,who", *rows, ""]), encoding="utf-8")
@@ -165,7 +160,7 @@ def test_noise_alone_differs_where_all_else_is_given(base: Path, data: Simulatio
 
 
 def test_the_command_repeats_from_its_seed(base: Path, tmp_path: Path) -> None:
-    texts, labels, units = _texts(60, 2)
+    texts, labels, units = texts_of(60, 2)
     rows = [f"{text},{label},{unit}" for text, label, unit in zip(texts, labels, units, strict=True)]
     (tmp_path / "all.csv").write_text("\n".join(["text,label,who", *rows, ""]), encoding="utf-8")
     file = tmp_path / "federation.toml"

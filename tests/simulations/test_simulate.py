@@ -3,11 +3,9 @@
 import json
 import math
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from privet.common.adapter import digest, load
@@ -17,71 +15,23 @@ from privet.common.examples import UNKNOWN
 from privet.common.privacy.calibration import noise_multiplier
 from privet.server.checkpoint import load_checkpoint
 from privet.simulations import SimulationData
-from privet.simulations import simulate as simulate_anywhere
 from privet.simulations.data import generated, load_data
 from privet.simulations.result import Simulation
 from privet.simulations.simulator import Simulator
-from tests.tiny_models import tiny_base, tiny_plan
-
-TOPICS = {
-    "calm": ("fever", "cough", "patient", "rash", "skin"),
-    "urgent": ("charged", "twice", "refund", "card", "please"),
-    "other": ("locked", "transfer", "failed", "account", "today"),
-}
-simulate = partial(simulate_anywhere, workers=0)  # in this process: workers are tried in test_engines.py
-COMMON = ("the", "has", "a", "and", "no", "in", "was", "my", "is")
-LABELS = tuple(TOPICS)
-PLACES = ("North Ward", "South", "East")
-
-
-def _texts(num_units: int, seed: int) -> tuple[list[str], list[str], list[str]]:
-    """Texts, labels and units: half of a text's words are its topic's; a unit has one to three texts."""
-    random = np.random.default_rng(seed)
-    texts, labels, units = [], [], []
-    for unit in range(num_units):
-        for _ in range(int(random.integers(1, 4))):
-            label = LABELS[int(random.integers(3))]
-            words = [
-                str(random.choice(TOPICS[label] if random.random() < 0.5 else COMMON))
-                for _ in range(int(random.integers(6, 14)))
-            ]
-            texts.append(" ".join(words))
-            labels.append(label)
-            units.append(f"u{unit}")
-    return texts, labels, units
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_base(tmp_path_factory.mktemp("base"))
+from tests.simulations.small_runs import LABELS, PLACES, plan_of, simulate, texts_of, untimed
 
 
 @pytest.fixture(scope="module")
 def data() -> SimulationData:
-    texts, labels, units = _texts(120, 0)
-    test_texts, test_labels, _ = _texts(60, 1)
+    texts, labels, units = texts_of(120, 0)
+    test_texts, test_labels, _ = texts_of(60, 1)
     place = [PLACES[int(unit[1:]) % 3] for unit in units]
     return SimulationData(texts, labels, units, {"site": place}, test_texts, test_labels)
 
 
-def _plan(base: Path, kind: str = "head", **tables: dict[str, Any]) -> Plan:
-    raw: dict[str, dict[str, Any]] = {
-        "method": {"kind": kind},
-        "task": {"max_length": 32},
-        "training": {
-            "rounds": 2,
-            "local_steps": 4,
-            "expected_batch": 10,
-            "learning_rate": 0.3 if kind == "head" else 0.03,
-        },
-    }
-    raw["training"]["learning_rate"] = 0.3 if kind == "head" else 0.03
-    return tiny_plan(base, base=None, **{name: raw.get(name, {}) | tables.get(name, {}) for name in {*raw, *tables}})
-
-
 @pytest.fixture(scope="module")
 def simulator(base: Path, data: SimulationData) -> Simulator:
-    return Simulator(_plan(base), data)
+    return Simulator(plan_of(base), data)
 
 
 def _run(simulator: Simulator, *, num_sites: int = 3, epsilon: Any = math.inf, **spec: Any) -> Simulation:
@@ -90,16 +40,12 @@ def _run(simulator: Simulator, *, num_sites: int = 3, epsilon: Any = math.inf, *
     return simulator.run(simulator.prepare(records), epsilon=epsilon, spec=settings)
 
 
-def _untimed(history: Any) -> list[dict[str, Any]]:
-    return [{name: value for name, value in row.items() if name != "seconds"} for row in history]
-
-
 # It learns
 
 
 @pytest.mark.parametrize("kind", ["head", "ffa", "fedavg"])
 def test_it_learns(base: Path, data: SimulationData, kind: str) -> None:
-    plan = _plan(base, kind, training={"rounds": 6 if kind == "head" else 2, "expected_batch": 20})
+    plan = plan_of(base, kind, training={"rounds": 6 if kind == "head" else 2, "expected_batch": 20})
     events: list[dict[str, Any]] = []
     ran = simulate(plan, data, sites=3, epsilon=math.inf, on_event=events.append)
     (start,) = [event["public"]["accuracy"] for event in events if event["event"] == "initial"]
@@ -116,7 +62,7 @@ def test_it_learns(base: Path, data: SimulationData, kind: str) -> None:
 def test_the_same_seed_gives_the_same_run_and_another_does_not(simulator: Simulator) -> None:
     first, again = _run(simulator, epsilon=8.0, seed=4), _run(simulator, epsilon=8.0, seed=4)
     assert digest(first.arrays) == digest(again.arrays)
-    assert _untimed(first.rounds) == _untimed(again.rounds)
+    assert untimed(first.rounds) == untimed(again.rounds)
     assert first.statements == again.statements
     assert digest(_run(simulator, epsilon=8.0, seed=5).arrays) != digest(first.arrays)
 
@@ -124,7 +70,7 @@ def test_the_same_seed_gives_the_same_run_and_another_does_not(simulator: Simula
 def test_a_fresh_simulator_gives_the_same_run(base: Path, data: SimulationData, simulator: Simulator) -> None:
     """Nothing is carried over from what a simulator ran before."""
     by_agents = SimulationSpec(engine="opacus", precision="float32")
-    one = simulate(_plan(base), data, sites=3, epsilon=8.0, spec=by_agents)
+    one = simulate(plan_of(base), data, sites=3, epsilon=8.0, spec=by_agents)
     _run(simulator, epsilon=2.0, seed=9)
     assert digest(_run(simulator, epsilon=8.0).arrays) == digest(one.arrays)
 
@@ -149,7 +95,7 @@ def test_what_is_stated_is_close_below_what_was_asked(simulator: Simulator, epsi
 
 def test_spare_rounds_are_paid_for(base: Path, data: SimulationData) -> None:
     """A real site reserves the whole horizon; so does its double."""
-    plan = _plan(base, training={"spare_rounds": 3})
+    plan = plan_of(base, training={"spare_rounds": 3})
     ran = simulate(plan, data, sites=3, epsilon=2.0)
     sigma = noise_multiplier(sample_rate=0.25, steps=5 * 4, epsilon=2.0, delta=1e-5)
     assert {s.noise_multiplier for s in ran.statements.values()} == {sigma}
@@ -177,7 +123,7 @@ def test_an_epsilon_that_is_none_is_refused(simulator: Simulator, epsilon: Any) 
 
 
 def test_expected_batch_site_is_a_share_of_each_sites_units(base: Path, data: SimulationData) -> None:
-    plan = _plan(base, training={"expected_batch": "site"})
+    plan = plan_of(base, training={"expected_batch": "site"})
     spec = SimulationSpec(sample_rate=0.2, partition="dirichlet:1")
     ran = simulate(plan, data, sites=3, epsilon=math.inf, spec=spec)
     records = data.sites("dirichlet:1", LABELS, num_sites=3, seed=0)
@@ -187,7 +133,7 @@ def test_expected_batch_site_is_a_share_of_each_sites_units(base: Path, data: Si
 
 
 def test_by_record_each_text_counts_alone(base: Path, data: SimulationData) -> None:
-    plan = _plan(base, training={"rounds": 1})
+    plan = plan_of(base, training={"rounds": 1})
     ran = simulate(plan, replace(data, by_record=True), sites=3, epsilon=math.inf)
     assert {stated.unit for stated in ran.statements.values()} == {"record"}
     rates = sorted(stated.sample_rate for stated in ran.statements.values())
@@ -210,7 +156,7 @@ def test_a_site_too_small_for_the_plan_refuses_and_is_named(base: Path, data: Si
     )
     assert part.sites("column:site", LABELS, num_sites=0, seed=0)["east"].num_units == 9
     events: list[dict[str, Any]] = []
-    ran = simulate(_plan(base), part, sites=3, partition="column:site", epsilon=8.0, on_event=events.append)
+    ran = simulate(plan_of(base), part, sites=3, partition="column:site", epsilon=8.0, on_event=events.append)
     codes = {event["site"]: event["code"] for event in events if event["event"] == "offer"}
     assert codes == {"east": "refused_policy", "north-ward": "ok", "south": "ok"}
     assert set(ran.statements) == {"north-ward", "south"}
@@ -218,19 +164,19 @@ def test_a_site_too_small_for_the_plan_refuses_and_is_named(base: Path, data: Si
 
 
 def test_a_plan_that_too_few_sites_can_take_is_an_error_that_names_them(base: Path, data: SimulationData) -> None:
-    plan = _plan(base, training={"expected_batch": 41})
+    plan = plan_of(base, training={"expected_batch": 41})
     with pytest.raises(RunError, match="site-0: refused_policy") as caught:
         simulate(plan, data, sites=3, epsilon=math.inf)
     assert "0 of at least 2" in caught.value.what
 
 
 def test_a_rate_of_exactly_one_is_allowed(base: Path, data: SimulationData) -> None:
-    ran = simulate(_plan(base, training={"expected_batch": 40}), data, sites=3, epsilon=math.inf)
+    ran = simulate(plan_of(base, training={"expected_batch": 40}), data, sites=3, epsilon=math.inf)
     assert {stated.sample_rate for stated in ran.statements.values()} == {1.0}
 
 
 def test_a_hundred_sites(base: Path, data: SimulationData) -> None:
-    plan = _plan(base, training={"rounds": 1, "local_steps": 1, "expected_batch": 1})
+    plan = plan_of(base, training={"rounds": 1, "local_steps": 1, "expected_batch": 1})
     ran = simulate(plan, data, sites=100, epsilon=8.0)
     (row,) = ran.rounds
     assert row["answered"] == [f"site-{index:02d}" for index in range(100)]
@@ -238,7 +184,7 @@ def test_a_hundred_sites(base: Path, data: SimulationData) -> None:
 
 
 def test_a_cohort_is_drawn(base: Path, data: SimulationData) -> None:
-    ran = simulate(_plan(base, cohort={"fraction": 0.5}), data, sites=6, epsilon=math.inf)
+    ran = simulate(plan_of(base, cohort={"fraction": 0.5}), data, sites=6, epsilon=math.inf)
     cohorts: list[Any] = [row["cohort"] for row in ran.rounds]
     assert all(len(cohort) == 3 for cohort in cohorts)
     assert set(ran.statements) == {f"site-{index}" for index in range(6)}
@@ -251,7 +197,7 @@ def test_a_cohort_is_drawn(base: Path, data: SimulationData) -> None:
 def folder(base: Path, data: SimulationData, tmp_path_factory: pytest.TempPathFactory) -> Path:
     runs = tmp_path_factory.mktemp("runs")
     ran = simulate(
-        _plan(base, training={"rounds": 3}), data, sites=3, epsilon=8.0, runs=runs, command="privet simulate x"
+        plan_of(base, training={"rounds": 3}), data, sites=3, epsilon=8.0, runs=runs, command="privet simulate x"
     )
     assert ran.folder is not None
     assert [ran.folder] == list(runs.iterdir())
@@ -266,7 +212,7 @@ def test_a_run_folder_is_complete(folder: Path, base: Path) -> None:
         *("checkpoints/round-00002.safetensors", "checkpoints/round-00003.safetensors"),
     }
     assert not any("partial" in name for name in found)
-    plan = _plan(base, training={"rounds": 3})
+    plan = plan_of(base, training={"rounds": 3})
     assert plan.digest in (folder / "plan.toml").read_text(encoding="utf-8").splitlines()[0]
     assert load_federation(folder / "plan.toml").plan == plan
     assert load_checkpoint(folder / "checkpoints" / "round-00003.safetensors").completed == 3
@@ -442,7 +388,7 @@ def test_generated_text_is_taken_where_the_labels_are_the_generators() -> None:
 
 
 def test_a_federations_own_table_is_the_default(base: Path, tmp_path: Path) -> None:
-    raw = json.loads(_plan(base, training={"rounds": 1, "expected_batch": 2}).canonical())
+    raw = json.loads(plan_of(base, training={"rounds": 1, "expected_batch": 2}).canonical())
     table = {**_spec(tmp_path, split="fold", partition="column:where", seed=3).model_dump(), "delta": 1e-6}
     federation = Federation.model_validate(raw | {"simulation": table})
     ran = simulate(federation, sites=3, epsilon=4.0)
@@ -455,7 +401,7 @@ def test_a_federations_own_table_is_the_default(base: Path, tmp_path: Path) -> N
 
 
 def test_without_public_text_nothing_is_judged(base: Path, data: SimulationData) -> None:
-    plan = _plan(base, training={"rounds": 1})
+    plan = plan_of(base, training={"rounds": 1})
     ran = simulate(plan, replace(data, test_texts=(), test_labels=()), sites=3, epsilon=math.inf)
     assert ran.final is None
     assert math.isnan(ran.accuracy)
@@ -463,7 +409,7 @@ def test_without_public_text_nothing_is_judged(base: Path, data: SimulationData)
 
 
 def test_an_empty_site_answers_with_noise(base: Path, data: SimulationData) -> None:
-    plan = _plan(base, training={"rounds": 1, "expected_batch": "site"})
+    plan = plan_of(base, training={"rounds": 1, "expected_batch": "site"})
     ran = _run(Simulator(plan, data), num_sites=4, epsilon=2.0, partition="column:site")
     (row,) = ran.rounds
     assert row["answered"] == ["east", "north-ward", "site-3", "south"]

@@ -11,13 +11,8 @@ import pytest
 from privet.common.config import Plan, SimulationSpec
 from privet.simulations.corpus.tagged import TYPES, tagged_notes, write_conll, write_json_lines
 from privet.simulations.data import SimulationData, load_data
-from tests.simulations.test_simulate import simulate
-from tests.tiny_models import tiny_base, tiny_plan
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_base(tmp_path_factory.mktemp("base"))
+from tests.simulations.small_runs import simulate
+from tests.tiny_models import tiny_plan
 
 
 @pytest.fixture(scope="module")

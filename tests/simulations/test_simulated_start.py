@@ -11,13 +11,13 @@ from privet.common.config import Federation
 from privet.common.errors import ConfigError
 from privet.server.export import plan_toml
 from privet.simulations import SimulationData, simulate
-from tests.simulations.test_simulate import LABELS, _plan, _texts
+from tests.simulations.small_runs import LABELS, plan_of, texts_of
 from tests.tiny_models import tiny_base
 
 
 def _data(labels: dict[str, str] | None = None) -> SimulationData:
-    texts, found, units = _texts(60, 0)
-    test, truth, _ = _texts(40, 1)
+    texts, found, units = texts_of(60, 0)
+    test, truth, _ = texts_of(40, 1)
     named = labels or {}
     found, truth = ([named.get(label, label) for label in some] for some in (found, truth))
     return SimulationData(texts, found, units, {}, test, truth)
@@ -27,11 +27,13 @@ def _data(labels: dict[str, str] | None = None) -> SimulationData:
 def test_a_simulation_goes_on_from_another_with_its_labels_renamed(tmp_path: Path, kind: str) -> None:
     base = tiny_base(tmp_path / "base")
     training = {"rounds": 4, "expected_batch": 20}
-    first = simulate(_plan(base, kind, training=training), _data(), sites=2, epsilon=math.inf, runs=tmp_path, workers=0)
+    first = simulate(
+        plan_of(base, kind, training=training), _data(), sites=2, epsilon=math.inf, runs=tmp_path, workers=0
+    )
     assert first.folder is not None
     run, final = first.folder, digest(first.arrays)
     one: dict[str, Any] = {"rounds": 1, "learning_rate": 1e-6}
-    same = _plan(base, kind, training=one, method={"kind": kind, "init": final})
+    same = plan_of(base, kind, training=one, method={"kind": kind, "init": final})
     events: list[dict[str, Any]] = []
     ran = simulate(same, _data(), sites=2, epsilon=math.inf, init=run, workers=0, on_event=events.append)
     (begun,) = [event["public"]["accuracy"] for event in events if event["event"] == "initial"]
@@ -40,8 +42,8 @@ def test_a_simulation_goes_on_from_another_with_its_labels_renamed(tmp_path: Pat
     # Renamed, in another order: the same judgements.
     names = {LABELS[0]: "zero", LABELS[1]: "one", LABELS[2]: "two"}
     mapping = {"two": LABELS[2], "zero": LABELS[0], "one": LABELS[1]}
-    bare = _plan(base, kind, training=one, task={"labels": list(mapping)})
-    named = _plan(base, kind, training=one, task={"labels": list(mapping)}, method={"kind": kind, "init": final})
+    bare = plan_of(base, kind, training=one, task={"labels": list(mapping)})
+    named = plan_of(base, kind, training=one, task={"labels": list(mapping)}, method={"kind": kind, "init": final})
     with pytest.raises(ConfigError, match="has digest") as caught:
         simulate(named, _data(names), sites=2, epsilon=math.inf, init=run, init_labels=mapping, workers=0)
     wanted = caught.value.what.split("has digest ")[1][:64]
@@ -61,13 +63,13 @@ def test_a_simulation_goes_on_from_another_with_its_labels_renamed(tmp_path: Pat
 
 def test_without_a_folder_it_is_refused(tmp_path: Path) -> None:
     base = tiny_base(tmp_path / "base")
-    plan = _plan(base, method={"init": "ab" * 32})
+    plan = plan_of(base, method={"init": "ab" * 32})
     with pytest.raises(ConfigError, match="no folder is named"):
         simulate(plan, _data(), sites=2, workers=0)
 
 
 def test_a_plan_that_starts_anew_has_no_key_of_a_start(tmp_path: Path) -> None:
-    assert "init" not in plan_toml(_plan(tiny_base(tmp_path / "base")))
+    assert "init" not in plan_toml(plan_of(tiny_base(tmp_path / "base")))
 
 
 @pytest.mark.slow
@@ -76,9 +78,9 @@ def test_an_audit_begins_there_too(tmp_path: Path) -> None:
 
     base = tiny_base(tmp_path / "base")
     training = {"rounds": 2, "expected_batch": 10, "local_steps": 2}
-    first = simulate(_plan(base, training=training), _data(), sites=2, epsilon=math.inf, runs=tmp_path, workers=0)
+    first = simulate(plan_of(base, training=training), _data(), sites=2, epsilon=math.inf, runs=tmp_path, workers=0)
     final = digest(first.arrays)
-    plan = _plan(base, training=training, method={"init": final})
+    plan = plan_of(base, training=training, method={"init": final})
     found = audit(plan, _data(), sites=2, epsilon=[4.0], canaries=40, attacks=["unit"], init=first.folder)
     assert found.coins
     with pytest.raises(ConfigError, match="no folder is named"):

@@ -4,11 +4,9 @@ import contextlib
 import errno
 import json
 import math
-import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -27,7 +25,8 @@ from privet.simulations import Simulation, SimulationData, simulate
 from privet.simulations.corpus.hospital import LABELS
 from privet.simulations.data import generated
 from privet.simulations.resume import resumable
-from tests.tiny_models import tiny_base, tiny_plan
+from tests.simulations.processes import gone
+from tests.tiny_models import tiny_plan
 
 SPEC = SimulationSpec(dropout=0.2, straggler=0.2, seed=5)
 ROUNDS = 5
@@ -35,11 +34,6 @@ ROUNDS = 5
 
 class Stopped(BaseException):
     """As a signal: nothing foresees it."""
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_base(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture(scope="module")
@@ -294,23 +288,6 @@ def _read_until(process: "subprocess.Popen[str]", kind: str, round: int) -> list
     return [int(word) for word in listed.stdout.split()]
 
 
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-def _gone(pids: list[int], seconds: float = 20.0) -> bool:
-    end = time.monotonic() + seconds
-    while any(map(_is_alive, pids)):
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.05)
-    return True
-
-
 @pytest.mark.slow
 def test_a_killed_simulation_goes_on(file: Path) -> None:
     flags = ("--sites", "6", "--epsilon", "8,inf", "--workers", "2")
@@ -325,7 +302,7 @@ def test_a_killed_simulation_goes_on(file: Path) -> None:
         killed.kill()
         killed.wait()
     assert len(workers) >= 2
-    assert _gone(workers)
+    assert gone(workers)
     (second,) = set((file.parent / "runs").iterdir()) - {first}
 
     again = _start(file, "--resume", str(second), "--workers", "1")
@@ -359,7 +336,7 @@ def test_a_signal_ends_it_with_its_workers_and_tells_how_to_go_on(file: Path, nu
         process.send_signal(number)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert _gone(workers)
+    assert gone(workers)
     (folder,) = (file.parent / "runs").iterdir()
     assert f"--resume {folder}" in errors.strip().splitlines()[-1]
     assert all(json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines())

@@ -14,19 +14,14 @@ from privet.common.privacy.calibration import noise_multiplier
 from privet.simulations import SimulationData
 from privet.simulations.filling import fill
 from privet.simulations.simulator import Simulator
-from tests.simulations.test_simulate import LABELS, _texts, simulate
-from tests.tiny_models import tiny_base, tiny_plan
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_base(tmp_path_factory.mktemp("base"))
+from tests.simulations.small_runs import LABELS, simulate, texts_of
+from tests.tiny_models import tiny_plan
 
 
 @pytest.fixture(scope="module")
 def data() -> SimulationData:
-    texts, labels, units = _texts(300, 0)
-    test_texts, test_labels, _ = _texts(60, 1)
+    texts, labels, units = texts_of(300, 0)
+    test_texts, test_labels, _ = texts_of(60, 1)
     return SimulationData(texts, labels, units, {}, test_texts, test_labels)
 
 

@@ -28,16 +28,11 @@ from privet.simulations.sweep_cost import NOT_FREE
 from privet.simulations.sweep_page import terminal_table
 from privet.simulations.sweep_space import Axis, parse_grid, parse_range, plan_with, settings_of
 from privet.simulations.sweep_store import Store, data_digest, run_key
-from tests.simulations.test_simulate import _texts
-from tests.tiny_models import tiny_base, tiny_plan
+from tests.simulations.small_runs import texts_of
+from tests.tiny_models import tiny_plan
 
 RATE = "training.learning_rate"
 GRID: Mapping[str, Any] = {RATE: [0.1, 0.3], "training.optimizer": ["sgd", "adamw"]}
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_base(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +43,8 @@ def plan(base: Path) -> Plan:
 
 @pytest.fixture(scope="module")
 def data() -> SimulationData:
-    texts, labels, units = _texts(60, 0)
-    test_texts, test_labels, _ = _texts(40, 1)
+    texts, labels, units = texts_of(60, 0)
+    test_texts, test_labels, _ = texts_of(40, 1)
     return SimulationData(texts, labels, units, {}, test_texts, test_labels)
 
 
@@ -377,7 +372,7 @@ def test_a_sweep_is_one_processs(tmp_path: Path) -> None:
 
 
 def _federation(folder: Path, plan: Plan) -> Path:
-    texts, labels, units = _texts(60, 2)
+    texts, labels, units = texts_of(60, 2)
     rows = [f"{text},{label},{unit}" for text, label, unit in zip(texts, labels, units, strict=True)]
     (folder / "all.csv").write_text("\n".join(["text,label,who", *rows, ""]), encoding="utf-8")
     file = folder / "federation.toml"

@@ -20,8 +20,7 @@ from privet.simulations.engines.sequential import SequentialWork
 from privet.simulations.engines.store import SharedFile, Store, mapped
 from privet.simulations.engines.work import Recipe, Run
 from privet.simulations.filling import fill
-from tests.simulations.test_simulate import LABELS, _plan, _texts
-from tests.tiny_models import tiny_base
+from tests.simulations.small_runs import LABELS, plan_of, texts_of
 
 EVENT = TrainEvent(
     sample_rate=0.4, noise_multiplier=0.7, steps=4, max_grad_norm=1.0, expected_batch=10, unit="unit", max_records=2
@@ -29,20 +28,15 @@ EVENT = TrainEvent(
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_base(tmp_path_factory.mktemp("base"))
-
-
-@pytest.fixture(scope="module")
 def data() -> SimulationData:
-    texts, labels, units = _texts(90, 0)
-    test_texts, test_labels, _ = _texts(20, 1)
+    texts, labels, units = texts_of(90, 0)
+    test_texts, test_labels, _ = texts_of(20, 1)
     return SimulationData(texts, [*labels[:-5], *["unknown"] * 5], units, {}, test_texts, test_labels)
 
 
 def _metrics_plan(base: Path, kind: str) -> Plan:
     training = {"train_fraction": 0.7, "expected_batch": 10}
-    return _plan(base, kind, training=training, evaluation={"release": "per_class"}, task={"windows": 2, "stride": 4})
+    return plan_of(base, kind, training=training, evaluation={"release": "per_class"}, task={"windows": 2, "stride": 4})
 
 
 def _built(plan: Plan, base: Path, records: Mapping[str, Records], data: SimulationData) -> SequentialWork:
@@ -97,7 +91,7 @@ def test_noise_differs_between_sites_rounds_and_seeds(base: Path, data: Simulati
     """Else the mean over sites would not average it away, or the difference of two rounds would show the sum."""
     empty = data.sites("iid", LABELS, num_sites=3, seed=0)
     nothing = Records([], np.zeros(0, np.int64), np.zeros(0, np.int64), 0, np.zeros(0, np.uint64))
-    work = _built(_plan(base), base, {**dict.fromkeys(empty, nothing), "full": empty["site-0"]}, data)
+    work = _built(plan_of(base), base, {**dict.fromkeys(empty, nothing), "full": empty["site-0"]}, data)
     start = np.zeros(work.spec.only(["head.bias", "head.weight"]).size, np.float32)
     seen = [row.tobytes() for round in (1, 2) for row in work.train(round, [0, 1], start)]
     work.begin(Run(4, "unit", 2, np.full(4, 0.4), np.full(4, 0.7), np.full(4, 10)))
@@ -107,7 +101,7 @@ def test_noise_differs_between_sites_rounds_and_seeds(base: Path, data: Simulati
 
 
 def test_a_store_keeps_texts_once_and_no_text(base: Path, data: SimulationData) -> None:
-    plan = _plan(base)
+    plan = plan_of(base)
     records = data.sites("iid", LABELS, num_sites=3, seed=0)
     store = fill(plan, base, records, data)
     held: NDArray[Any] = store.train.rows

@@ -13,12 +13,7 @@ from privet.client.preflight.step import Task, Trial, measure, run, step_step, s
 from privet.client.training import RoundTrainer
 from privet.common.config import Site
 from tests.client.test_report import make_site
-from tests.tiny_models import tiny_base, tiny_plan
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_base(tmp_path_factory.mktemp("base"))
+from tests.tiny_models import tiny_plan
 
 
 def task(base: Path, kind: str = "head", batch: int = 64, records: int = 4, **tables: Any) -> Task:
