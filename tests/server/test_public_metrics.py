@@ -17,7 +17,7 @@ from privet.server.public_metrics import NotJudgedError, judge_public
 from privet.simulations import SimulationData, simulate
 from privet.simulations.engines.sequential import SequentialWork
 from tests.server.scripted import Site, plan, scene
-from tests.simulations.test_simulate import LABELS, _plan, _texts
+from tests.simulations.small_runs import LABELS, plan_of, texts_of
 from tests.tiny_models import tiny_base, tiny_plan, trained
 
 TEXTS = ["a rash", "the patient has a fever", "card", "please refund"]
@@ -93,11 +93,11 @@ def test_the_history_says_none_and_why_and_the_best_is_one_that_was_judged(monke
 
 
 def test_a_simulation_is_not_judged_either(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    texts, labels, units = _texts(40, 0)
+    texts, labels, units = texts_of(40, 0)
     data = SimulationData(texts, labels, units, {}, texts[:20], labels[:20])
     nothing = np.full((20, 3), np.nan, np.float32)
     monkeypatch.setattr(SequentialWork, "logits", lambda _self, _arrays, records: nothing[records.start : records.stop])
-    ran = simulate(_plan(base), data, sites=2, epsilon=8.0, workers=0, spec=SimulationSpec(engine="opacus"))
+    ran = simulate(plan_of(base), data, sites=2, epsilon=8.0, workers=0, spec=SimulationSpec(engine="opacus"))
     assert ran.final is None
     assert np.isnan(ran.accuracy)
     assert [row["public"] for row in ran.rounds] == [None, None]

@@ -25,8 +25,8 @@ from privet.simulations.absence import Absence
 from privet.simulations.corpus.hospital import LABELS as HOSPITAL
 from privet.simulations.engines.engine import InProcess
 from privet.simulations.simulator import Simulator
-from tests.simulations.test_simulate import LABELS, PLACES, _plan, _texts
-from tests.simulations.test_simulation_resume import Stopped, _gone, _rows, _same, _start, _stops
+from tests.simulations.small_runs import LABELS, PLACES, plan_of, texts_of
+from tests.simulations.test_simulation_resume import Stopped, _rows, _same, _start, _stops, gone
 from tests.tiny_models import tiny_base, tiny_plan
 
 ROUNDS, STEPS, RATE = 3, 2, 0.5
@@ -42,7 +42,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def data() -> SimulationData:
     """Places of unequal sizes; texts of 8 to 15 tokens."""
-    texts, labels, units = _texts(70, 0)
+    texts, labels, units = texts_of(70, 0)
     place = [PLACES[0 if int(unit[1:]) % 7 < 4 else 1 if int(unit[1:]) % 7 < 6 else 2] for unit in units]
     return SimulationData(texts, labels, units, {"site": place}, texts[:30], labels[:30])
 
@@ -54,7 +54,7 @@ def _lora(base: Path, **tables: Any) -> Plan:
         "training": training | {"learning_rate": RATE} | tables.pop("training", {}),
         "cohort": {"min_sites": 1} | tables.pop("cohort", {}),
     }
-    return _plan(base, "fedavg", **given, **tables)
+    return plan_of(base, "fedavg", **given, **tables)
 
 
 def _run(plan: Plan, data: SimulationData, spec: SimulationSpec = SPEC, **more: Any) -> Simulation:
@@ -254,7 +254,7 @@ def test_ctrl_c_within_a_cohort_and_resume(base: Path, tmp_path: Path) -> None:
     assert stopped.returncode == 1
     assert '"round": 2' not in "".join(line for line in rest.splitlines() if '"event": "round",' in line)
     assert len(workers) >= 2
-    assert _gone(workers)
+    assert gone(workers)
     (second,) = set((tmp_path / "runs").iterdir()) - {first}
     assert f"--resume {second}" in errors.strip().splitlines()[-1]
 

@@ -14,8 +14,8 @@ from privet.simulations.engines.fused import FusedWork
 from privet.simulations.engines.sequential import SequentialWork
 from privet.simulations.engines.work import Recipe, Run, make_work
 from privet.simulations.filling import fill
+from tests.simulations.small_runs import simulate
 from tests.simulations.test_multilabel_runs import _rows
-from tests.simulations.test_simulate import simulate
 from tests.tiny_models import tiny_base, tiny_plan
 
 SITES = 3

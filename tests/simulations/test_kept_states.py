@@ -11,14 +11,14 @@ from privet.simulations import SimulationData, simulator
 from privet.simulations.engines import open_engine
 from privet.simulations.result import Simulation
 from privet.simulations.simulator import Simulator
-from tests.simulations.test_simulate import LABELS, _plan, _texts
+from tests.simulations.small_runs import LABELS, plan_of, texts_of
 from tests.tiny_models import tiny_base
 
 
 def run(base: Path, workers: int, *, first_layer: int = 1) -> tuple[Simulation, str]:
-    texts, labels, units = _texts(60, 0)
-    data = SimulationData(texts, labels, units, {}, *_texts(20, 1)[:2])
-    plan = _plan(
+    texts, labels, units = texts_of(60, 0)
+    data = SimulationData(texts, labels, units, {}, *texts_of(20, 1)[:2])
+    plan = plan_of(
         base,
         "ffa",
         lora={"first_layer": first_layer},

@@ -26,7 +26,7 @@ from privet.simulations.sweep_page import terminal_table
 from privet.simulations.sweep_store import Store
 from tests.simulations import test_multilabel_runs as coded
 from tests.simulations import test_simulate_tokens as tagged
-from tests.simulations.test_simulate import _texts
+from tests.simulations.small_runs import texts_of
 from tests.tiny_models import tiny_base, tiny_plan
 
 NAMES = {"classification": "accuracy", "multilabel": "micro F1", "tokens": "entity F1"}
@@ -69,9 +69,9 @@ def _case(kind: str, base: Path) -> tuple[Plan, SimulationData]:
             tagged._plan(base, training=training | {"learning_rate": 0.03}),
             SimulationData(corpus.text, corpus.label, corpus.unit, {}, test.text, test.label),
         )
-    texts, labels, units = _texts(60, 0)
+    texts, labels, units = texts_of(60, 0)
     plan = tiny_plan(base, training=training, method={"kind": "head"}, evaluation={"release": "accuracy", "every": 1})
-    return plan, SimulationData(texts, labels, units, {}, *_texts(30, 1)[:2])
+    return plan, SimulationData(texts, labels, units, {}, *texts_of(30, 1)[:2])
 
 
 @pytest.fixture(scope="module", params=KINDS)
