@@ -25,8 +25,8 @@ from privet.simulations.absence import Absence
 from privet.simulations.corpus.hospital import LABELS as HOSPITAL
 from privet.simulations.engines.engine import InProcess
 from privet.simulations.simulator import Simulator
-from tests.simulations.small_runs import LABELS, PLACES, plan_of, texts_of
 from tests.simulations.processes import gone
+from tests.simulations.small_runs import LABELS, PLACES, plan_of, texts_of
 from tests.simulations.test_simulation_resume import Stopped, _rows, _same, _start, _stops
 from tests.tiny_models import tiny_base, tiny_plan
 

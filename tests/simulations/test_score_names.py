@@ -20,6 +20,7 @@ from privet.common.tasks.score import score_of
 from privet.server.report import read_run
 from privet.server.report.comparison import comparison_html, overlays
 from privet.simulations import Repeated, SimulationData, Sweep, repeated, simulate, sweep
+from privet.simulations.corpus.tagged import tagged_notes
 from privet.simulations.history import DTYPES, dtypes
 from privet.simulations.live import SimulationView
 from privet.simulations.sweep_page import terminal_table
@@ -63,8 +64,8 @@ def _case(kind: str, base: Path) -> tuple[Plan, SimulationData]:
         data = SimulationData(texts, cells, [f"u{row}" for row in range(60)], {}, *coded._rows(30, 1))
         return coded._plan(base, training=training, evaluation={"keep": "last"}), data
     if kind == "tokens":
-        corpus = tagged.tagged_notes(num_sites=2, num_patients=12)
-        test = tagged.tagged_notes(num_sites=1, num_patients=8, public=True)
+        corpus = tagged_notes(num_sites=2, num_patients=12)
+        test = tagged_notes(num_sites=1, num_patients=8, public=True)
         return (
             tagged._plan(base, training=training | {"learning_rate": 0.03}),
             SimulationData(corpus.text, corpus.label, corpus.unit, {}, test.text, test.label),
@@ -81,7 +82,7 @@ def case(request: pytest.FixtureRequest, base: Path, tmp_path_factory: pytest.Te
     events: list[Event] = []
     trials: list[dict[str, Any]] = []
     common: dict[str, Any] = {"sites": 2, "epsilon": math.inf, "workers": 0}
-    alone = {"baselines": 1}
+    alone: dict[str, Any] = {"baselines": 1}
     done = repeated(plan, data, times=2, on_event=events.append, runs=folder / "runs", **alone, **common)
     grid = {RATE: [plan.training.learning_rate, 1e-3]}
     swept = sweep(plan, data, grid=grid, folder=folder / "sweep", on_event=trials.append, **common)
@@ -157,8 +158,11 @@ def test_the_share_of_clipped_units_is_told_by_line_and_by_round(base: Path, bou
     events: list[Event] = []
     run = simulate(plan, data, sites=2, epsilon=8.0, on_event=events.append, workers=0)
     (row,) = (event for event in events if event["event"] == "round")
-    assert row["evaluation"] == {**row["evaluation"], "failed": {}, "missing": []}
-    assert run.clipped == {1: pytest.approx(share)} == {1: row["sites_clipped"]}
+    evaluation: Any = row["evaluation"]
+    assert (evaluation["failed"], evaluation["missing"]) == ({}, [])
+    assert run.clipped is not None
+    assert dict(run.clipped) == {1: row["sites_clipped"]}
+    assert run.clipped[1] == pytest.approx(share)
     assert run.history["sites_clipped"].tolist() == [pytest.approx(share)]
     assert "sites_clipped" in run._repr_html_()
     view = SimulationView("run")
