@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from privet.common.config import Federation, Invite, Plan, load_invite
 from privet.common.config.files import describe
+from privet.common.config.task import TaskKind
 from privet.common.errors import ConfigError
 from privet.common.keys import public_pem, read_public_file
 from privet.common.starter import NewFile, create_files, render, replace_file
@@ -33,8 +34,23 @@ __all__ = [
 ]
 
 
+_EXAMPLES: dict[TaskKind, list[str]] = {  # of labels
+    "classification": ["negative", "positive"],
+    "multilabel": ["E11", "I10"],
+    "tokens": ["condition", "drug"],
+}
+
+
 def create_federation(
-    folder: Path, *, name: str, hosts: Sequence[str], port: int, base: str, sha256: str, labels: Sequence[str] = ()
+    folder: Path,
+    *,
+    name: str,
+    hosts: Sequence[str],
+    port: int,
+    base: str,
+    sha256: str,
+    labels: Sequence[str] = (),
+    task: TaskKind = "classification",
 ) -> Invite:
     """The starter files of a federation in `folder`: federation.toml, keys/, sites/ and invite.toml.
 
@@ -45,7 +61,8 @@ def create_federation(
     text = render(
         "federation.toml.j2",
         name=name,
-        labels=list(labels) or ["negative", "positive"],
+        task=task,
+        labels=list(labels) or _EXAMPLES[task],
         placeholder_labels=not labels,
         base=base,
         sha256=sha256,

@@ -1,12 +1,15 @@
 """`privet init`: the starter files of a federation and of a site, and the invitation between them."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
 from privet.common.cli.options import AsJson
 from privet.common.cli.output import emit
+
+if TYPE_CHECKING:
+    from privet.common.config.task import TaskKind
 
 app = typer.Typer(help="Make the files of a federation or a site.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -26,7 +29,12 @@ def federation(
     sha256: Annotated[
         str | None, typer.Option(help="The base model's digest, where it is not on this machine.")
     ] = None,
-    labels: Annotated[str | None, typer.Option(help="The classes, separated by commas.")] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="The classes, separated by commas; of entities their types.")
+    ] = None,
+    task: Annotated[
+        str, typer.Option(help="classification, multilabel (codes) or tokens (entities).")
+    ] = "classification",
     port: Annotated[int, typer.Option(min=1, max=65_535, help="Port that the server listens on.")] = 9092,
     as_json: AsJson = False,
 ) -> None:
@@ -43,6 +51,7 @@ def federation(
         base=base,
         sha256=sha256 or _digest(base),
         labels=[label.strip() for label in labels.split(",")] if labels is not None else (),
+        task=_task(task),
     )
     plan, invitation, spoken = (
         folder / "federation.toml",
@@ -212,6 +221,18 @@ def _new_key(folder: Path, name: str, as_json: bool) -> None:
         ],
         as_json,
     )
+
+
+def _task(given: str) -> "TaskKind":
+    """Raises: ConfigError."""
+    from privet.common.config.task import TaskKind
+    from privet.common.errors import ConfigError
+
+    known: tuple[TaskKind, ...] = get_args(TaskKind)
+    for kind in known:
+        if kind == given:
+            return kind
+    raise ConfigError(f"got {given!r}.", where="--task", mend=f"give one of {', '.join(known)}.")
 
 
 def _default_base() -> str:

@@ -14,10 +14,13 @@ _MAX_LABEL_CHARACTERS = 80_000  # of all labels together: a plan stays under a M
 _MAX_BUCKETS = 64
 
 
+TaskKind = Literal["classification", "multilabel", "tokens"]
+
+
 class TaskSpec(Table):
     """What is learned. The labels stand in the plan: no site's data decides them."""
 
-    kind: Literal["classification", "multilabel", "tokens"] = "classification"
+    kind: TaskKind = "classification"
     """What is told of a text: one label out of several, any number of them, or named entities in it."""
     labels: Annotated[tuple[Annotated[str, Field(min_length=1, max_length=200)], ...], Field(strict=False), FailFast()]
     """Every class, in the order of the model's outputs. A site maps its own words to these in `data.label_map`."""

@@ -90,6 +90,28 @@ def test_template_states_every_default(tmp_path: Path) -> None:
             assert set(raw[table]) == {key for key in keys if (table, key) not in derived}
 
 
+@pytest.mark.parametrize(
+    ("task", "labels", "pooling"),
+    [("tokens", "Disease", "none"), ("multilabel", "I10,E11", "mean"), ("tokens", "", "none")],
+)
+def test_a_federation_starts_with_the_task_that_is_asked_for(
+    tmp_path: Path, task: str, labels: str, pooling: str
+) -> None:
+    _init_federation(tmp_path, "--task", task, *(["--labels", labels] if labels else []))
+    plan = load_federation(tmp_path / "federation.toml").plan
+    assert (plan.task.kind, plan.model.pooling) == (task, pooling)
+    assert ",".join(plan.task.labels) == (labels or "condition,drug")
+    assert plan.method.kind == ("ffa" if task == "tokens" else "head")
+
+
+def test_a_task_that_is_none_is_told(tmp_path: Path) -> None:
+    words = ("federation", "--host", "h", "--folder", tmp_path, "--sha256", DIGEST, "--task", "ner")
+    found = CliRunner().invoke(app, [str(word) for word in words])
+    assert isinstance(found.exception, ConfigError)
+    assert "--task" in str(found.exception)
+    assert not list(tmp_path.iterdir())
+
+
 def test_tables_left_as_comments_are_real_ones(tmp_path: Path) -> None:
     _init_federation(tmp_path)
     path = tmp_path / "federation.toml"
