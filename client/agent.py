@@ -13,10 +13,10 @@ from privet.client.audit import SiteAudit
 from privet.client.data import Records
 from privet.client.describe import describe
 from privet.client.evaluation import counts
-from privet.client.head import seal, unseal
 from privet.client.ledger import Kind, Ledger, LedgerError, PlanRow, Stored
-from privet.client.ledger_evidence import MEND
-from privet.client.ledger_rows import allow_kept
+from privet.client.ledger.evidence import MEND
+from privet.client.ledger.head import seal, unseal
+from privet.client.ledger.rows import allow_kept
 from privet.client.policy import Admission, Committed, admit, recheck, statement_for
 from privet.client.preparation import Prepared, prepare
 from privet.client.resources import fits

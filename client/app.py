@@ -21,7 +21,7 @@ from privet.client.door import Door, load_door
 from privet.client.engines import found_in_words, installed, require
 from privet.client.exporter import SiteExporter
 from privet.client.ledger import Ledger, ledger_path
-from privet.client.ledger_evidence import MEND
+from privet.client.ledger.evidence import MEND
 from privet.client.link import hard_exit, serve
 from privet.client.rehearsal import Rehearsals
 from privet.client.resources import Hours, attend, reading_within, use_threads

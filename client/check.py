@@ -14,10 +14,10 @@ from typing import Any
 from privet.client import report, twins
 from privet.client.data import load_records
 from privet.client.describe import describe
-from privet.client.head import is_there
 from privet.client.ledger import Ledger, ledger_path
-from privet.client.ledger_evidence import MEND
-from privet.client.ledger_rows import allow_kept
+from privet.client.ledger.evidence import MEND
+from privet.client.ledger.head import is_there
+from privet.client.ledger.rows import allow_kept
 from privet.client.policy import Admission, Committed, admit, recheck
 from privet.client.preflight import machine
 from privet.client.preflight.content import look

@@ -121,6 +121,6 @@ NEVER = (
 
 
 def _head_bytes(site: Site) -> int:
-    from privet.client.head import Head, seal
+    from privet.client.ledger.head import Head, seal
 
     return len(seal(Head(seq=0, hash="0" * 64, epsilon=0.0, delta=0.0), site.data.id))  # the same for every head

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from privet.client.ledger_schema import LedgerError
+from privet.client.ledger.schema import LedgerError
 
 SKETCH = 256  # hashes kept; all of them where a data set has fewer records
 ALIKE = 0.5  # share of the smaller data set's contents from which on two count as one

@@ -9,7 +9,7 @@ The tree::
     │   └── ModelError                   a base model or an adapter
     ├── RefusedError            exit 3   a site's policy or budget said no; carries a Code
     ├── WireError               exit 1   what arrived over the wire is not what was agreed
-    ├── LedgerError             exit 1   the site's ledger cannot be used (client/ledger_schema): nobody trains
+    ├── LedgerError             exit 1   the site's ledger cannot be used (client/ledger/schema): nobody trains
     ├── TransportError          exit 1   the network, TLS or a key
     ├── RunError                exit 1   a federation that cannot go on
     └── StoppedError            exit 0   the operator ended what another start goes on with

@@ -8,8 +8,8 @@ import tempfile
 from pathlib import Path
 
 from privet.client.engines import asked_in_words, installed, require
-from privet.client.head import is_there
 from privet.client.ledger import Ledger, LedgerError
+from privet.client.ledger.head import is_there
 from privet.client.preflight.results import Status, Step
 from privet.common.config import Plan, Site
 from privet.common.errors import ConfigError

@@ -33,8 +33,8 @@ def ledger(
     overrides: Overrides = None,
 ) -> None:
     """Show what a data set has spent, reserved and left. Reserved is what its approved plans hold."""
-    from privet.client.head import is_there
     from privet.client.ledger import ledger_path
+    from privet.client.ledger.head import is_there
     from privet.common.config import load_site
     from privet.common.errors import InputError
 
@@ -66,8 +66,8 @@ def approve(site_file: SiteFile, digest: Digest, as_json: AsJson = False, overri
     """Approve a plan. Its whole horizon is reserved from the data set's budget, for good."""
     from privet.client.audit import SiteAudit
     from privet.client.describe import describe
-    from privet.client.head import is_there
     from privet.client.ledger import ledger_path
+    from privet.client.ledger.head import is_there
     from privet.client.policy import admit
     from privet.client.update_size import local_base, update_bytes
     from privet.common.config import load_site

@@ -8,7 +8,7 @@ from pathlib import Path
 _OPEN_AND_DIE = """
 import os, signal, sys
 from pathlib import Path
-import privet.client.ledger_file as ledger_file
+import privet.client.ledger.file as ledger_file
 from privet.client.ledger import Ledger
 
 def die(*_, **__):

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from privet.client.head import head_path
 from privet.client.ledger import Ledger
+from privet.client.ledger.head import head_path
 from privet.common.config import Plan
 from privet.common.errors import Code
 from tests.client.agent_bench import Bench, payload

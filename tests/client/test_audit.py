@@ -9,8 +9,8 @@ import pytest
 
 from privet.client import audit as audit_room
 from privet.client.audit import SiteAudit, audit_path, disagreements, missing
-from privet.client.head import head_path
 from privet.client.ledger import Ledger
+from privet.client.ledger.head import head_path
 from privet.client.training import RoundTrainer
 from privet.common.audit_log import AuditLog, AuditLogError, Entry, Line, Verified, read
 from privet.common.audit_log.entries import Approved, Found, Refused, Released, Replayed, Stopped

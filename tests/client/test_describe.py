@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from privet.client.describe import changes, describe, guess_bound, odds
 from privet.client.flows import ENVELOPE_BYTES, STATEMENT_BYTES, flows
-from privet.client.head import Head, seal
+from privet.client.ledger.head import Head, seal
 from privet.client.policy import Admission
 from privet.common.config import Plan
 from privet.common.errors import Code

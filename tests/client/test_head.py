@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from privet.client.head import NUM_MARKS, Head, seal, unseal
+from privet.client.ledger.head import NUM_MARKS, Head, seal, unseal
 from privet.common.errors import WireError
 from privet.common.messages import Head as Wire
 from tests.client.ledger_cases import DATA_ID

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-import privet.client.ledger_file as ledger_file
+import privet.client.ledger.file as ledger_file
 from privet.client.ledger import Ledger, LedgerError, New, Stored, ledger_path
 from privet.client.policy import admit
 from privet.common.config import Site
@@ -432,7 +432,7 @@ def _record(ledger: Ledger, seed: int, decision: Any, site: Site | None = None) 
 def test_a_new_plan_takes_the_place_of_the_oldest_refused_then_the_oldest_pending_one(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("privet.client.ledger_rows.MAX_WAITING", 3)
+    monkeypatch.setattr("privet.client.ledger.rows.MAX_WAITING", 3)
     ledger, approved = opened(path)
     ledger.reserve(approved, 1, "train", BODY)
     first = _record(ledger, 1, "pending")
@@ -448,7 +448,7 @@ def test_a_new_plan_takes_the_place_of_the_oldest_refused_then_the_oldest_pendin
 
 
 def test_the_invited_plan_is_the_last_to_make_room(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("privet.client.ledger_rows.MAX_WAITING", 2)
+    monkeypatch.setattr("privet.client.ledger.rows.MAX_WAITING", 2)
     ledger, _ = opened(path, approved=False)
     site = make_site(member={"plan": make_plan(1).digest})
     invited = _record(ledger, 1, "refused", site)
@@ -460,7 +460,7 @@ def test_the_invited_plan_is_the_last_to_make_room(path: Path, monkeypatch: pyte
 
 def test_the_texts_of_waiting_plans_are_bounded_together(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     size = len(make_plan().canonical().encode())
-    monkeypatch.setattr("privet.client.ledger_rows.MAX_WAITING_BYTES", 2 * size + size // 2)
+    monkeypatch.setattr("privet.client.ledger.rows.MAX_WAITING_BYTES", 2 * size + size // 2)
     ledger, approved = opened(path)
     digests = [_record(ledger, seed, "pending") for seed in (1, 2, 3)]
     assert {row.digest for row in ledger.plans()} == {approved, *digests[1:]}

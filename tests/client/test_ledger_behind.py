@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-import privet.client.ledger_file as ledger_file
-from privet.client.head import Head, read_head, seal, unseal
+import privet.client.ledger.file as ledger_file
 from privet.client.ledger import Ledger, LedgerError, New
+from privet.client.ledger.head import Head, read_head, seal, unseal
 from privet.common.config import Plan, Site
 from privet.common.errors import Code, RefusedError
 from tests.client.approval_cases import several
@@ -302,7 +302,7 @@ def test_a_missing_or_damaged_head_file(path: Path, damage: bytes | None) -> Non
 _DIE_BEFORE_THE_HEAD = """
 import os, signal, sys
 from pathlib import Path
-import privet.client.ledger_file as ledger_file
+import privet.client.ledger.file as ledger_file
 from privet.client.ledger import Ledger
 ledger = Ledger.open(Path(sys.argv[1]), agent=True)
 ledger_file.write_head = lambda *_: os.kill(os.getpid(), signal.SIGKILL)

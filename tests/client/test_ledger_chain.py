@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from privet.client import chain, ledger_file
-from privet.client.ledger import Ledger, LedgerError, New, Stored
-from privet.client.ledger_check import agree
-from privet.client.ledger_migration import make
+from privet.client.ledger import Ledger, LedgerError, New, Stored, chain
+from privet.client.ledger import file as ledger_file
+from privet.client.ledger.check import agree
+from privet.client.ledger.migration import make
 from privet.common.errors import Code, RefusedError
 from privet.common.privacy.events import EvaluateEvent
 from tests.client.ledger_cases import DATA_ID, make_admission, make_plan, make_site

@@ -72,7 +72,7 @@ def test_a_file_that_was_not_written_whole_is_found(
     def short(path: Path, content: bytes) -> None:
         path.write_bytes(content[:-1])
 
-    monkeypatch.setattr("privet.client.ledger_check._write", short)
+    monkeypatch.setattr("privet.client.ledger.check._write", short)
     with pytest.raises(LedgerError, match="not what was stored"):
         ledger.export(tmp_path / "out")
     ledger.close()

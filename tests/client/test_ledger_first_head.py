@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from privet.client.head import read_head
 from privet.client.ledger import Ledger, New
+from privet.client.ledger.head import read_head
 from privet.common.config import Plan
 from privet.common.errors import Code, RefusedError
 from tests.client.killed import killed

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from privet.client import chain, ledger_rows
-from privet.client.head import read_head
-from privet.client.ledger import Ledger, New, Stored
+from privet.client.ledger import Ledger, New, Stored, chain
+from privet.client.ledger import rows as ledger_rows
+from privet.client.ledger.head import read_head
 from privet.common.errors import Code, RefusedError
 from privet.common.privacy.events import TrainEvent
 from tests.client.killed import killed

@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from privet.client.head import Head, seal, unseal
 from privet.client.ledger import Ledger, New
+from privet.client.ledger.head import Head, seal, unseal
 from privet.common.errors import Code, RefusedError
 from tests.client.ledger_cases import DATA_ID, make_admission, make_plan, make_site
 

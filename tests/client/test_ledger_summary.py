@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from privet.client.ledger_summary import Executed, spent
+from privet.client.ledger.summary import Executed, spent
 from privet.common.privacy.accountant import epsilon
 from privet.common.privacy.events import EvaluateEvent, TrainEvent
 from tests.client.ledger_cases import make_admission, make_plan

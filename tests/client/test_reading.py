@@ -10,7 +10,7 @@ import pytest
 from privet.client.check import judge
 from privet.client.data import load_records
 from privet.client.ledger import Ledger, New
-from privet.client.ledger_rows import allow_kept
+from privet.client.ledger.rows import allow_kept
 from privet.client.reading import allow_reading, read_back, reading_of, written
 from privet.common.config import Site
 from privet.common.errors import Code, RefusedError

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from privet.client.audit import audit_path
-from privet.client.head import head_path
 from privet.client.ledger import Ledger, ledger_path
+from privet.client.ledger.head import head_path
 from privet.common.audit_log import AuditLogError, read
 from privet.common.audit_log.entries import Approved, Charged, Refused
 from privet.common.cli.ledger import approve, ledger

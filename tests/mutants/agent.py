@@ -17,7 +17,7 @@ MUTANTS = (
     ),
     Mutant(
         "reserve: not durable",
-        "client/ledger_file.py",
+        "client/ledger/file.py",
         '            connection.execute("COMMIT")\n',
         '            connection.execute("ROLLBACK")\n',
         LEDGER,
@@ -88,14 +88,14 @@ MUTANTS = (
     ),
     Mutant(
         "horizon: one round more",
-        "client/ledger_events.py",
+        "client/ledger/events.py",
         "        return row.admission.training_rounds\n",
         "        return row.admission.training_rounds + 1\n",
         LEDGER + AGENT,
     ),
     Mutant(
         "horizon: evaluations without end",
-        "client/ledger_events.py",
+        "client/ledger/events.py",
         "        return row.admission.num_evaluations\n",
         "        return 10_000\n",
         LEDGER + AGENT,
@@ -116,14 +116,14 @@ MUTANTS = (
     ),
     Mutant(
         "lost round: run again",
-        "client/ledger_events.py",
+        "client/ledger/events.py",
         '    if known["state"] != "stored":\n        raise RefusedError(',
         '    if known["state"] != "stored":\n        return New(event_id=known["id"])\n        raise RefusedError(',
         LEDGER + AGENT,
     ),
     Mutant(
         "altered request: answered from the store",
-        "client/ledger_events.py",
+        "client/ledger/events.py",
         '    if known["request_sha256"] != request_sha256:',
         '    if not known["request_sha256"]:',
         LEDGER + AGENT,
@@ -165,14 +165,14 @@ MUTANTS = (
     ),
     Mutant(
         "rollback: a newer head is met with a shrug",
-        "client/ledger.py",
+        "client/ledger/ledger.py",
         '                note(db, "server", head)\n',
         "                pass\n",
         BEHIND + AGENT,
     ),
     Mutant(
         "rollback: evidence does not stop a reservation",
-        "client/ledger_events.py",
+        "client/ledger/events.py",
         "    allow(db, where)\n",
         "",
         BEHIND,
@@ -186,7 +186,7 @@ MUTANTS = (
     ),
     Mutant(
         "chain: a link is not compared",
-        "client/chain.py",
+        "client/ledger/chain.py",
         '    if row["seq"] != seq or bytes(row["previous"]) != previous or bytes(row["hash"]) != digest:',
         '    if row["seq"] != seq:',
         CHAIN,

@@ -34,7 +34,7 @@ MUTANTS = (
     ),
     Mutant(
         "head: in clear",
-        "client/head.py",
+        "client/ledger/head.py",
         "    return base64.b64encode(nonce + _cipher(data_id).encrypt(nonce, plain, _INFO)).decode()",
         "    return base64.b64encode(nonce + plain + bytes(_TAG)).decode()",
         ("tests/client/test_head.py",),
@@ -112,21 +112,21 @@ MUTANTS = (
     ),
     Mutant(
         "split: records are told otherwise under an approved plan",
-        "client/ledger_rows.py",
+        "client/ledger/rows.py",
         "    allow_reading(data, row.reading)\n",
         "",
         READING,
     ),
     Mutant(
         "split: how records are told is not kept with the approval",
-        "client/ledger_rows.py",
+        "client/ledger/rows.py",
         '        "reading": written(site.data),\n',
         '        "reading": None,\n',
         READING,
     ),
     Mutant(
         "split: how records are told may be altered in the ledger",
-        "client/chain.py",
+        "client/ledger/chain.py",
         '        **({} if row["reading"] is None else {"reading": json.loads(row["reading"])}),\n',
         "",
         CHAIN,
@@ -168,7 +168,7 @@ MUTANTS = (
     ),
     Mutant(
         "judges: rounds of a site that only evaluates",
-        "client/policy.py",
+        "client/admission.py",
         "        return 0 if self.evaluate_only else self.horizon\n",
         "        return self.horizon\n",
         JUDGES,
@@ -182,7 +182,7 @@ MUTANTS = (
     ),
     Mutant(
         "judges: the same number twice, with another draw",
-        "client/ledger_events.py",
+        "client/ledger/events.py",
         "    return Stored(reply=stored_reply(known, where))",
         '    return New(event_id=known["id"]) if known["kind"] == "evaluate" else Stored(stored_reply(known, where))',
         ("tests/client/test_judging_neighbours.py",),

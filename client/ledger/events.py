@@ -4,9 +4,9 @@ import hashlib
 import sqlite3
 from typing import Literal
 
-from privet.client import chain
-from privet.client.ledger_evidence import allow
-from privet.client.ledger_rows import (
+from privet.client.ledger import chain
+from privet.client.ledger.evidence import allow
+from privet.client.ledger.rows import (
     EventRow,
     New,
     PlanRow,
@@ -16,7 +16,7 @@ from privet.client.ledger_rows import (
     find_plan,
     sum_committed,
 )
-from privet.client.ledger_schema import DAMAGED, LedgerError
+from privet.client.ledger.schema import DAMAGED, LedgerError
 from privet.client.rules import allow_person_column
 from privet.common.errors import Code, RefusedError
 

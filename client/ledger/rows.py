@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from privet.client import chain
-from privet.client.chain import now
-from privet.client.ledger_evidence import allow
-from privet.client.ledger_schema import DAMAGED, LedgerError
+from privet.client.ledger import chain
+from privet.client.ledger.chain import now
+from privet.client.ledger.evidence import allow
+from privet.client.ledger.schema import DAMAGED, LedgerError
 from privet.client.policy import Admission, Committed, allow_budget
 from privet.client.reading import Reading, allow_reading, read_back, written
 from privet.client.rules import allow_person_column

@@ -1,6 +1,6 @@
 """A ledger that fell behind: put back to an older copy, or lost. What shows it is noted, and charged by the operator.
 
-Evidence is a head (client/head) that this ledger's chain does not hold: from a server, or from the head file; or the
+Evidence is a head (`head`) that this ledger's chain does not hold: from a server, or from the head file; or the
 head file's absence; or lines of the audit log about what this ledger does not hold. While any is unsettled nothing is
 reserved or approved.
 
@@ -15,7 +15,7 @@ was approved since is added; where m is not found among the few marks that a hea
 at all (known = 0): too much is charged then, never too little. Approvals of which no head came back cannot be known.
 Several pieces of evidence are noted one after the other, each against all that was noted before it.
 
-A charge counts against the data set's budget and against the share of every federation (client/ledger_rows): a head
+A charge counts against the data set's budget and against the share of every federation (`rows`): a head
 tells what was committed in all, and not by whom.
 
 Rounds: a charge closes every round and evaluation of every approved plan, so it does not matter which of them the lost
@@ -30,8 +30,8 @@ import sqlite3
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from privet.client import chain
-from privet.client.head import Head, short
+from privet.client.ledger import chain
+from privet.client.ledger.head import Head, short
 from privet.common.errors import Code, RefusedError
 
 Source = Literal["server", "file", "missing"]

@@ -6,8 +6,8 @@ import secrets
 import sqlite3
 from collections.abc import Iterator
 
-from privet.client import chain
-from privet.client.ledger_schema import (
+from privet.client.ledger import chain
+from privet.client.ledger.schema import (
     ADDED_BY_2,
     ADDED_BY_3,
     ADDED_BY_4,

@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from privet.client.ledger_rows import plan_row, sum_committed
+from privet.client.ledger.rows import plan_row, sum_committed
 from privet.common.config import Site
 from privet.common.privacy.events import EvaluateEvent, TrainEvent
 

@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from privet.client import chain
-from privet.client.chain import Body, Entry, altered
-from privet.client.ledger_events import stored_reply
-from privet.client.ledger_migration import triggers
-from privet.client.ledger_schema import DAMAGED, LedgerError
+from privet.client.ledger import chain
+from privet.client.ledger.chain import Body, Entry, altered
+from privet.client.ledger.events import stored_reply
+from privet.client.ledger.migration import triggers
+from privet.client.ledger.schema import DAMAGED, LedgerError
 from privet.common.errors import InputError
 
 _EVENTS = "SELECT id, plan, round, kind, request_sha256, state, reply_sha256, reserved_at, stored_at FROM events"

@@ -19,13 +19,13 @@ from typing import Literal, Self
 
 import platformdirs
 
-from privet.client import chain, ledger_check
 from privet.client.admission import Admission, Committed
-from privet.client.head import Head, newest
-from privet.client.ledger_events import Kind, list_events, reserve_event, store_reply
-from privet.client.ledger_evidence import MEND, Charge, Evidence, allow, charge, holds, note, note_log, unsettled
-from privet.client.ledger_file import LedgerError, keep_head, open_file, transaction
-from privet.client.ledger_rows import (
+from privet.client.ledger import chain, check
+from privet.client.ledger.events import Kind, list_events, reserve_event, store_reply
+from privet.client.ledger.evidence import MEND, Charge, Evidence, allow, charge, holds, note, note_log, unsettled
+from privet.client.ledger.file import LedgerError, keep_head, open_file, transaction
+from privet.client.ledger.head import Head, newest
+from privet.client.ledger.rows import (
     EventRow,
     New,
     PlanRow,
@@ -38,7 +38,7 @@ from privet.client.ledger_rows import (
     unstored,
     write_plan,
 )
-from privet.client.ledger_summary import Summary, summarize
+from privet.client.ledger.summary import Summary, summarize
 from privet.common.config import Plan, Site
 from privet.common.errors import Code, RefusedError
 
@@ -86,7 +86,7 @@ class Ledger:
         try:
             if agent:
                 with ledger._transaction("DEFERRED") as db:
-                    ledger_check.agree(db)
+                    check.agree(db)
             keep_head(connection, path)
         except BaseException:
             ledger.close()
@@ -238,7 +238,7 @@ class Ledger:
             allow(db, "the ledger")
 
     def note_log(self, digest: str, epsilon: float, delta: float) -> None:
-        """The audit log tells of what this ledger lacks; see `ledger_evidence.note_log`. Raises: LedgerError."""
+        """The audit log tells of what this ledger lacks; see `evidence.note_log`. Raises: LedgerError."""
         with contextlib.suppress(RefusedError), self._change() as db:  # whoever goes on asks `behind`
             note_log(db, digest, epsilon, delta)
 
@@ -265,7 +265,7 @@ class Ledger:
         """
         keep_head(self._connection, self._path)
         with self._transaction("DEFERRED") as db:
-            words = ledger_check.verify(db)
+            words = check.verify(db)
             for evidence in unsettled(db):
                 raise LedgerError(str(evidence), where=str(self._path), mend=MEND)
         return [*words, "head file: names an entry of the chain"]
@@ -276,7 +276,7 @@ class Ledger:
         Raises: InputError, LedgerError.
         """
         with self._transaction("DEFERRED") as db:
-            return len(ledger_check.export(db, folder))
+            return len(check.export(db, folder))
 
     # Within
 

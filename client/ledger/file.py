@@ -9,7 +9,7 @@ commits, both under the head file's lock. So a ledger that holds an entry has, o
 when: one without was put back alone, or its head file was taken away. A process killed between the two leaves a head
 without its ledger. Of a new ledger that is the genesis, at which nothing was spent, and the next one replaces it; any
 later head without its ledger is a lost ledger's. Of a ledger of schema 1 it is the head of the chain that is made again
-the same (client/ledger_migration). A copy from before schema 2 that is put back with no head file looks as the first
+the same (`migration`). A copy from before schema 2 that is put back with no head file looks as the first
 time it was brought up: of that only the servers' heads tell.
 """
 
@@ -22,11 +22,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from privet.client import chain
-from privet.client.head import UnreadableHead, head_lock, newest, read_head, write_head
-from privet.client.ledger_evidence import holds, note
-from privet.client.ledger_migration import make, migrate
-from privet.client.ledger_schema import APPLICATION, DAMAGED, SCHEMA, LedgerError
+from privet.client.ledger import chain
+from privet.client.ledger.evidence import holds, note
+from privet.client.ledger.head import UnreadableHead, head_lock, newest, read_head, write_head
+from privet.client.ledger.migration import make, migrate
+from privet.client.ledger.schema import APPLICATION, DAMAGED, SCHEMA, LedgerError
 
 __all__ = ["SCHEMA", "LedgerError", "keep_head", "open_file", "transaction"]
 

@@ -1,7 +1,7 @@
 """The ledger's tables and the triggers by which the database itself refuses to forget.
 
 Only a plan that was never approved may make room for others. All else grows and stays, and every change of it stands
-in `chain` as well (client/chain).
+in table `chain` as well (chain.py).
 """
 
 from privet.common.errors import PrivetError

@@ -26,8 +26,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from privet.client import chain
-from privet.client.ledger_schema import LedgerError
+from privet.client.ledger import chain
+from privet.client.ledger.schema import LedgerError
 from privet.common.errors import WireError
 
 NUM_MARKS = 8
@@ -43,7 +43,7 @@ class Head:
     """The newest entry of a ledger's chain, and what is committed there.
 
     epsilon, delta: sums over approved plans and charges, also those that evidence calls for and are not settled yet.
-    marks: the first 16 hex digits of the hashes of some of its newest marks (client/chain), the newest first: they
+    marks: the first 16 hex digits of the hashes of some of its newest marks (`chain`), the newest first: they
     tell where two histories of one ledger part. Without them nothing is taken to be shared.
     """
 

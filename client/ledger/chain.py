@@ -8,7 +8,7 @@ ledger brought over from schema 1, which had no chain, holds a digest of what it
     approve   a plan was approved, with its share and its events
     reserve   an event was reserved
     store     its reply was stored
-    evidence  the ledger fell behind a head that it once had (client/ledger_evidence)
+    evidence  the ledger fell behind a head that it once had (`evidence`)
     charge    what it may have forgotten was counted as spent
     migrated  the entries so far were made from a ledger of an older schema
 
@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from privet.client.ledger_schema import DAMAGED, LedgerError
+from privet.client.ledger.schema import DAMAGED, LedgerError
 
 Body = dict[str, Any]
 _START = bytes(32)
