@@ -24,6 +24,7 @@ from privet.common.messages import (
     parse_request,
     to_record,
 )
+from privet.common.methods import State, Update, method_for
 from privet.common.privacy.statement import Statement
 from privet.server.checkpoint import Checkpoint
 from privet.server.strategy import PrivetStrategy
@@ -269,3 +270,19 @@ def scene(
         **more,
     )
     return Scene(strategy, grid, clock, events, checkpoints)
+
+
+def three(**north: Any) -> list[Site]:
+    """North, as told, and two others as they come."""
+    return [Site("north", **north), Site("south"), Site("east")]
+
+
+def aggregated(rounds: list[list[str]], the_plan: Any = None) -> State:
+    """The method's own result where these sites' updates are aggregated, uniformly, round by round."""
+    method = method_for(the_plan or plan())
+    state = method.init(initial())
+    for number, names in enumerate(rounds, start=1):
+        if names:
+            updates = [Update(update_of(name, number), 1 / len(names)) for name in sorted(names)]
+            state = method.aggregate(SPEC, state, number, updates)
+    return state
