@@ -57,6 +57,7 @@ $(VENV)/.python:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || \
 	  { echo 'privet needs Python 3.11, 3.12 or 3.13. Mend: make PYTHON=python3.12 ...'; exit 2; }
 	$(PYTHON) -m venv $(VENV)
+	@echo 'Making $(VENV): several minutes, some 2 GB; on Linux without TORCH_INDEX the registry may bring CUDA beside it.'
 	$(BIN)/python -m pip install $(PIP_ARGS) --quiet --upgrade pip setuptools wheel
 	touch $@
 

@@ -153,4 +153,6 @@ def candidates(column: str, names: Sequence[str]) -> str:
     folded = {name.casefold(): name for name in names}
     near = [folded[match] for match in difflib.get_close_matches(column.casefold(), list(folded), n=3)]
     listed = ", ".join(repr(name) for name in names[:50]) + (", …" if len(names) > 50 else "")
-    return (f"did you mean {' or '.join(repr(name) for name in near)}? " if near else "") + f"Its columns: {listed}."
+    return (
+        f"did you mean {' or '.join(repr(name) for name in near)}? " if near else ""
+    ) + f"choose one of its columns: {listed}."

@@ -26,7 +26,9 @@ class NewFile:
 
 def _refuse_existing(path: Path) -> ConfigError:
     return ConfigError(
-        "exists already, and nothing is overwritten.", where=str(path), mend="move it away, or choose another folder."
+        "exists already, and nothing is overwritten.",
+        where=str(path),
+        mend="edit it, move it away, or choose another folder.",
     )
 
 

@@ -9,6 +9,7 @@ from typing import Annotated
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import typer
+import typer.core
 
 from privet.common.cli import (
     audit,
@@ -26,6 +27,8 @@ from privet.common.cli import (
     status,
     sweep,
 )
+
+typer.core.HAS_RICH = False  # else it escapes the brackets of its plain help, as if for markup
 
 app = typer.Typer(
     name="privet",
@@ -52,7 +55,7 @@ app.command("export")(export.export)
 app.command("report")(report.report)
 app.command("demo")(demo.demo)
 app.add_typer(bench.app, name="bench", hidden=True)
-app.add_typer(docs.app, name="docs", hidden=True)
+app.add_typer(docs.app, name="docs", help="Generated text to try privet with; figures of the documentation.")
 
 
 def _version(asked: bool) -> None:

@@ -9,7 +9,9 @@ import typer
 from privet.common.cli.options import AsJson
 from privet.common.cli.output import emit
 
-app = typer.Typer(help="Make what the documentation shows.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    help="Generated text to try privet with; figures of the documentation.", no_args_is_help=True, rich_markup_mode=None
+)
 
 Folder = Annotated[Path, typer.Option("--folder", help="Where its files are written.")]
 

@@ -161,6 +161,7 @@ def site(
     answers = SiteAnswers(data=data, text=text, label=label, unit=unit, units=units, epsilon=epsilon, delta=delta)
     made = create_site(folder, name, invitation, answers)
     key, authority = spoken_fingerprint(made.public_key), spoken_certificate(invitation.ca.encode())
+    absent = data is not None and not data.exists()
     edit = f"Fill in {', '.join(made.missing)} in {made.site}" if made.missing else f"Read {made.site} through"
     emit(
         {
@@ -182,6 +183,7 @@ def site(
             "",
             "Next:",
             f"1. {edit}.",
+            *([f"   {data} is not there: correct [data] source before anything else."] if absent else []),
             f"2. Send {made.public} to the server's operator. {made.key} never leaves this machine.",
             "3. Compare by phone. Your key, which they must read in the file they got:",
             f"   {fingerprint(made.public_key)}  (by `ssh-keygen -lf`)",

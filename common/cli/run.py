@@ -175,6 +175,8 @@ def simulate(
     federation = load_federation(federation_file, given)
     sites = sites or (begun.sites if begun else _sites())
     budgets = list(begun.epsilon) if begun and epsilon is None else budgets_of(epsilon or "8")
+    if not as_json:
+        print("Reading the texts and starting the workers …", file=sys.stderr, flush=True)
     from privet.common.cli.repeat import simulate_all
     from privet.simulations.live import watch
     from privet.simulations.progress import told_to

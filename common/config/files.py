@@ -76,6 +76,8 @@ def describe(error: ValidationError, where: str) -> ConfigError:
     given = "" if first["type"] in ("missing", "value_error") else f" (got {str(first['input'])[:_MAX_SHOWN]!r})"
     more = f" ({count - 1} more after this one.)" if count > 1 else ""
     mend = _MENDS.get(first["type"], "correct the value.")
+    if first["type"] == "extra_forbidden":
+        message = "No such key"
     text = f"{message}{given}" + ("" if message.endswith(".") and not given else ".")
     return ConfigError(text + more, where=f"{where}: {key}" if key else where, mend=mend)
 

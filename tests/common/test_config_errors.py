@@ -17,9 +17,9 @@ from tests.common.config_cases import DROP, FEDERATION, RECORDS, SITE, Raw, edit
 @pytest.mark.parametrize(
     ("key", "value", "where", "what"),
     [
-        ("rounds", 10, "rounds", "Extra inputs"),
-        ("training.roundz", 10, "training.roundz", "Extra inputs"),
-        ("training.epsilon", 8.0, "training.epsilon", "Extra inputs"),  # a plan has none
+        ("rounds", 10, "rounds", "No such key"),
+        ("training.roundz", 10, "training.roundz", "No such key"),
+        ("training.epsilon", 8.0, "training.epsilon", "No such key"),  # a plan has none
         ("training.rounds", DROP, "training.rounds", "Field required"),
         ("model.sha256", DROP, "model.sha256", "Field required"),
         ("task", DROP, "task", "Field required"),
@@ -84,8 +84,8 @@ from tests.common.config_cases import DROP, FEDERATION, RECORDS, SITE, Raw, edit
         ("evaluation.release", "accuracy", "", "train_fraction < 1"),
         ("evaluation.metric", "sites", "", 'release other than "none"'),
         ("evaluation.every", 0, "evaluation.every", "0"),
-        ("evaluation.epsilon", 1.0, "evaluation.epsilon", "Extra inputs"),
-        ("server.adress", "x", "server.adress", "Extra inputs"),
+        ("evaluation.epsilon", 1.0, "evaluation.epsilon", "No such key"),
+        ("server.adress", "x", "server.adress", "No such key"),
         ("server.wait", 0.0, "server.wait", "0"),
         ("server.wait", float("inf"), "server.wait", "inf"),  # every wait is bounded
         ("server.public", {"text": "t"}, "server.public.source", "Field required"),
@@ -108,7 +108,7 @@ def test_a_fault_in_a_federation_is_told_with_file_key_and_mend(
 @pytest.mark.parametrize(
     ("key", "value", "where", "what"),
     [
-        ("data.units", "patient", "data.units", "Extra inputs"),
+        ("data.units", "patient", "data.units", "No such key"),
         ("data.unit", DROP, "data.unit", "Field required"),  # never guessed
         ("data.id", "0f" * 15, "data.id", "pattern"),
         ("data.max_records", 0, "data.max_records", "0"),

@@ -165,7 +165,7 @@ def test_json_lines_and_parquet_say_the_same(tmp_path: Path) -> None:
         found = evaluate(Echo(), Asked(tmp_path / name, encoding=encoding))
         assert found.scores == expected.scores
         assert found.left.unreadable.rows == ([51] if name.endswith("jsonl") else [])
-    with pytest.raises(DataError, match=r"no column 'note'.*Its columns: 'text', 'label'"):
+    with pytest.raises(DataError, match=r"no column 'note'.*choose one of its columns: 'text', 'label'"):
         evaluate(Echo(), Asked(tmp_path / "rows.jsonl", text="note"))
 
 

@@ -57,3 +57,10 @@ def test_predict_says_how_it_finds_words() -> None:
     words = " ".join(_help(("predict",), 100).split())
     assert "parted into words by the rule of the base's tokenizer" in words
     assert "Training and `privet evaluate` take the words as the file has them" in words
+
+
+@pytest.mark.parametrize("path", [("simulate",), ("init", "site"), ("export",)], ids=" ".join)
+def test_brackets_stand_as_they_are(path: tuple[str, ...]) -> None:
+    shown = _help(path, 80)
+    assert "\\" not in shown
+    assert "[default: " in shown

@@ -45,7 +45,7 @@ def test_an_absent_column_lists_near_matches_and_what_is_there(tmp_path: Path, k
     else:
         path.write_text({"csv": "Texte,code\na,b\n", "jsonl": '{"Texte": "a", "code": "b"}\n'}[kind])
     with pytest.raises(
-        DataError, match=r"no column 'text'\. Mend: did you mean 'Texte'\? Its columns: 'Texte', 'code'\."
+        DataError, match=r"no column 'text'\. Mend: did you mean 'Texte'\? choose one of its columns: 'Texte', 'code'\."
     ):
         read_columns(path, ["text"])
 
@@ -73,7 +73,7 @@ def test_a_first_line_that_is_a_record_is_not_shown(tmp_path: Path, line: str) -
 
 
 def test_json_names_that_only_some_rows_have_are_not_shown(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="Its columns: 'code'") as caught:
+    with pytest.raises(DataError, match="choose one of its columns: 'code'") as caught:
         read(tmp_path / "f.jsonl", f'{{"code": 1, "{SECRET}": 2}}\n{{"code": 1}}\n')
     assert SECRET not in str(caught.value)
 
