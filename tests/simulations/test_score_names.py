@@ -233,6 +233,12 @@ def test_comparisons_and_pages(case: Case, tmp_path: Path) -> None:
         assert [row["score_name"] for row in document["runs"]] == [case.name] * 2
     report = (folders[0] / "report.html").read_text("utf-8")
     assert f"<dt>{case.name[0].upper()}{case.name[1:]}</dt>" in report
+    counted = {
+        "accuracy": "labelled rightly",
+        "micro F1": "rightly said, wrongly said",
+        "entity F1": "entities were found",
+    }
+    assert [words in report for words in counted.values()] == [name == case.name for name in counted]
     for text in (page, report):
         assert _is_silent(case, text.replace("release = &#34;accuracy&#34;", "").split("<h2>To run")[0])
 
