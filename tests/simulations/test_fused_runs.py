@@ -229,7 +229,7 @@ def test_ctrl_c_within_a_cohort_and_resume(base: Path, tmp_path: Path) -> None:
         base,
         task={"labels": list(HOSPITAL), "max_length": 64},
         method={"kind": "fedavg"},
-        training={"rounds": 4, "local_steps": 20, "expected_batch": 8, "learning_rate": 0.03},
+        training={"rounds": 12, "local_steps": 20, "expected_batch": 8, "learning_rate": 0.03},
         cohort={"fraction": 0.8},
     )
     tables = '\n[server]\nruns = "runs"\n\n[simulation]\ndropout = 0.1\nstraggler = 0.1\nseed = 5\nunit = "patient"\n'
@@ -268,7 +268,7 @@ def test_ctrl_c_within_a_cohort_and_resume(base: Path, tmp_path: Path) -> None:
         [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines() if '"event": "round",' in line]
         for run in (first, second)
     ]
-    assert len(rows[0]) == 4
+    assert len(rows[0]) == 12
     assert [_untold(row) for row in rows[0]] == [_untold(row) for row in rows[1]]
 
 
