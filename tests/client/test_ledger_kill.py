@@ -71,9 +71,9 @@ def test_a_living_agent_keeps_its_lock(path: Path, tmp_path: Path) -> None:
 def test_killed_anywhere(path: Path, tmp_path: Path) -> None:
     """Each life of the agent ends at a random moment; the truth is written by the agent itself as it goes."""
     truth, first = tmp_path / "truth", 1
-    for life in range(4):
+    for life in range(20):
         agent = _train(path, truth, first)
-        time.sleep(random.Random(life).uniform(0.0, 0.1))
+        time.sleep(random.Random(life).uniform(0.0, 0.1 + 0.1 * (life // 4)))
         _kill(agent)
         lines = [line.split() for line in truth.read_text().splitlines()]
         trained = {int(number) for word, number in lines if word == "train"}
@@ -91,7 +91,9 @@ def test_killed_anywhere(path: Path, tmp_path: Path) -> None:
                     assert caught.value.code is Code.ROUND_LOST
             assert ledger.summary(make_site()).num_events == len(events)
         first = max(events, default=0) + 1
-    assert len(events) > 4
+        if life >= 3 and len(events) > 4:  # a busy machine trains little in a short life
+            return
+    pytest.fail("hardly anything was trained")
 
 
 def _train(path: Path, truth: Path, first: int) -> "subprocess.Popen[bytes]":
