@@ -11,13 +11,16 @@ quorum, and one whose metric did not come, is no judgement.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from privet.common.adapter import Arrays
-from privet.common.config.plan import EvaluationSpec
-from privet.common.tasks.score import score_of
+from privet.common.adapter import Arrays, Floats
+from privet.common.config.plan import EvaluationSpec, Plan
+from privet.common.live import Event, Listener
+from privet.common.tasks.base import Public, task_of
+from privet.common.tasks.score import score_of, scored_as
+from privet.server.public_metrics import NotJudgedError
 
 NO_PUBLIC = (
     "the plan keeps the best round, or stops early, by public accuracy, and there is no public file: the run goes to "
@@ -80,3 +83,60 @@ def kept_round(history: Iterable[Mapping[str, Any]], spec: EvaluationSpec) -> Ma
         if found:
             return max(found, key=lambda pair: pair[0].accuracy)[1]  # of equals the first
     return rows[-1] if rows else None
+
+
+class Judge:
+    """Judges a run's rounds: by the public file itself, and by what an evaluation at the sites told.
+
+    evaluate: the task's metrics of an adapter on public text; None where there is no file.
+    """
+
+    def __init__(
+        self, plan: Plan, on_event: Listener, evaluate: Callable[[dict[str, Floats]], Public] | None = None
+    ) -> None:
+        self.standing = Standing()
+        self._plan, self._on_event, self._evaluate = plan, on_event, evaluate
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the plan's patience is at its end."""
+        return self.standing.is_over(self._plan.evaluation)
+
+    def warn(self) -> None:
+        """Tell where the run's end depends on a public file, and there is none."""
+        if self._evaluate is None and goes_by_public(self._plan.evaluation):
+            self._on_event({"event": "warning", "text": NO_PUBLIC})
+
+    def measure(self, number: int, arrays: dict[str, Floats]) -> Event:
+        """For a round's event: public metrics of the adapter after it, or why there are none where there might be."""
+        if self._evaluate is None:
+            return {}
+        try:
+            public = self._evaluate(arrays).to_json()
+        except NotJudgedError as error:
+            self._on_event({"event": "warning", "text": f"not judged on public text: {error}"})
+            return {"not_judged": str(error)}
+        if number == 0:
+            self._on_event({"event": "initial", "public": public})
+        return {"public": public}
+
+    def weigh(self, row: Event, arrays: Arrays) -> None:
+        """Hold this adapter against the best, where the plan's metric was measured in the round of event `row`."""
+        verdict = judged(row, self._plan.evaluation)
+        if verdict is not None:
+            warmup = self._plan.training.warmup_rounds
+            self.standing = self.standing.take(verdict, arrays, self._plan.evaluation, warmup)
+
+    def conclude(self, number: int, completed: int) -> Arrays | None:
+        """Tell of a stop before time; the best round's adapter where the plan keeps it, None where the last stays."""
+        best, standing = self.standing.best, self.standing
+        if best is None:  # nothing was judged
+            return None
+        score = scored_as(task_of(self._plan.task).score_name, best.accuracy)
+        told: Event = {"best": best.round, **score, "metric": self._plan.evaluation.metric}
+        if completed < self._plan.training.rounds and self.is_over:
+            self._on_event({"event": "stopped_early", "round": number, "judgements": standing.waited, **told})
+        if self._plan.evaluation.keep != "best" or standing.arrays is None:
+            return None
+        self._on_event({"event": "kept", **told})
+        return standing.arrays

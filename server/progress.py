@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from flwr.serverapp import Grid
@@ -37,6 +37,21 @@ class Round:
         self.bytes_up += reply.num_bytes
         if reply.coded is not None:
             self.error_bound = max(self.error_bound, error_bound(reply.coded))
+
+    def event(self, answered: Collection[str], failed: dict[str, str], aggregated: bool) -> Event:
+        """What became of its cohort; metrics are none yet."""
+        return {
+            "event": "round",
+            "round": self.number,
+            "cohort": sorted(self.names),
+            "answered": sorted(answered),
+            "missing": sorted(set(self.names) - set(answered) - set(failed)),
+            "failed": failed,
+            "aggregated": aggregated,
+            "public": None,
+            "sites": None,
+            "evaluation": None,
+        }
 
     def timed(self, row: Event) -> Event:
         """The round's event as it is told."""

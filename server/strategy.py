@@ -23,15 +23,13 @@ from privet.common.errors import Code
 from privet.common.live import Event, Listener
 from privet.common.messages import EvaluateBody, FinishBody, Request, TrainBody, to_record
 from privet.common.methods import State, method_for
-from privet.common.tasks.base import Public, task_of
-from privet.common.tasks.score import scored_as
+from privet.common.tasks.base import Public
 from privet.server.asked import Asked
 from privet.server.checkpoint import Checkpoint
 from privet.server.heads import Heads
-from privet.server.judgement import NO_PUBLIC, Standing, goes_by_public, judged
+from privet.server.judgement import Judge
 from privet.server.metrics import Evaluation, evaluation_number
 from privet.server.progress import Due, Past, Progress, Round
-from privet.server.public_metrics import NotJudgedError
 from privet.server.quorum import await_online, await_quorum
 from privet.server.roster import Roster, sound_reply
 from privet.server.updates import collect, weighted
@@ -74,11 +72,11 @@ class PrivetStrategy(Strategy):  # type: ignore[misc]
         self.roster = Roster(plan, initial, name_of, on_event, heads, session_of)
         self.history: list[Event] = []
         self.completed = 0
-        self.standing = Standing()
+        self.judge = Judge(plan, on_event, evaluate)
         drawn = (plan.method.seed, seed) if seed else plan.method.seed
         self._sampler = np.random.Generator(np.random.PCG64(drawn))
         self._pause, self._wait, self._on_event = pause, wait, on_event
-        self._evaluate, self._keep, self._asking, self._further = evaluate, keep, asking, further
+        self._keep, self._asking, self._further = keep, asking, further
         self._round: Round | None = None
         self._due: Due | None = None
         self._past = Past(progress, on_event)
@@ -162,7 +160,7 @@ class PrivetStrategy(Strategy):  # type: ignore[misc]
         due.evaluation.collect(replies, self.plan, self.roster)
         due.collected(self.plan)
         if self.plan.evaluation.metric == "sites":
-            self._weigh(due.row)
+            self.judge.weigh(due.row, self.state.arrays)
         row = due.round.timed(due.row)
         self._store(due.round.number, row)
         self._told(row)
@@ -172,8 +170,7 @@ class PrivetStrategy(Strategy):  # type: ignore[misc]
         """Tell the listener what is about to run."""
         told: Event = {"federation": self.plan.name, "plan": self.plan.digest, "rounds": self.plan.training.rounds}
         self._on_event({"event": "started", **told})
-        if self._evaluate is None and goes_by_public(self.plan.evaluation):
-            self._on_event({"event": "warning", "text": NO_PUBLIC})
+        self.judge.warn()
 
     def start(
         self,
@@ -199,7 +196,9 @@ class PrivetStrategy(Strategy):  # type: ignore[misc]
                 self.aggregate_train(number, grid.send_and_receive(messages, timeout=timeout) if messages else ())
             messages = list(self.configure_evaluate(number, empty, config, grid))
             self.aggregate_evaluate(number, grid.send_and_receive(messages, timeout=timeout) if messages else ())
-        self._conclude(number)
+        kept = self.judge.conclude(number, self.completed)
+        if kept is not None:
+            self.state = State(dict(kept))
         self.finish(grid)
         return Result()
 
@@ -220,27 +219,14 @@ class PrivetStrategy(Strategy):  # type: ignore[misc]
     def _finish_round(
         self, now: Round, updates: dict[str, dict[str, Floats]], failed: dict[str, str], aggregated: bool
     ) -> None:
-        answered = sorted(updates)
-        public, why_not = self._judge(now.number) if aggregated else (None, None)
-        row: Event = {
-            "event": "round",
-            "round": now.number,
-            "cohort": sorted(now.names),
-            "answered": answered,
-            "missing": sorted(set(now.names) - set(answered) - set(failed)),
-            "failed": failed,
-            "aggregated": aggregated,
-            "public": public,
-            "sites": None,
-            "evaluation": None,
-        }
-        if why_not is not None:
-            row["not_judged"] = why_not
+        row = now.event(updates, failed, aggregated)
+        if aggregated:
+            row |= self.judge.measure(now.number, self.state.arrays)
         if self.plan.training.compression != "none":
             row["compression"] = {"kind": self.plan.training.compression, "error_bound": now.error_bound}
         row |= self._further(now.number)
         if self.plan.evaluation.metric == "public":
-            self._weigh(row)
+            self.judge.weigh(row, self.state.arrays)
         row = now.timed(row)
         due = evaluation_number(self.plan, self.completed, last=self._is_over(now.number)) if aggregated else None
         self._store(now.number, row, due)
@@ -255,7 +241,7 @@ class PrivetStrategy(Strategy):  # type: ignore[misc]
 
     def _store(self, number: int, row: Event | None = None, due: int | None = None) -> None:
         if self._keep is not None:
-            known = self.plan.digest, number, self.completed, self.state, self._sampler_state(), self.standing
+            known = self.plan.digest, number, self.completed, self.state, self._sampler_state(), self.judge.standing
             self._keep(Checkpoint(*known, row=row, due=due, statements=self.roster.statements))
 
     def _sampler_state(self) -> dict[str, object]:
@@ -269,7 +255,7 @@ class PrivetStrategy(Strategy):  # type: ignore[misc]
 
     def _restore(self, progress: Progress) -> None:
         checkpoint = progress.checkpoint
-        self.state, self.completed, self.standing = checkpoint.state, checkpoint.completed, checkpoint.standing
+        self.state, self.completed, self.judge.standing = checkpoint.state, checkpoint.completed, checkpoint.standing
         self._sampler.bit_generator.state = checkpoint.sampler
         self.history, self._due = list(progress.history), progress.due
         self._past.remind(self.roster)
@@ -278,7 +264,7 @@ class PrivetStrategy(Strategy):  # type: ignore[misc]
         """Tell where it starts; the number of the last round that is done."""
         progress = self._past.progress
         if progress is None:
-            self._judge(0)
+            self.judge.measure(0, self.state.arrays)
             self._store(0)
             return 0
         number, untold = progress.checkpoint.round, progress.untold
@@ -309,41 +295,7 @@ class PrivetStrategy(Strategy):  # type: ignore[misc]
             trains=trains,
         )
 
-    def _weigh(self, row: Event) -> None:
-        """Hold the present adapter against the best, where the plan's metric was measured."""
-        verdict = judged(row, self.plan.evaluation)
-        if verdict is not None:
-            warmup = self.plan.training.warmup_rounds
-            self.standing = self.standing.take(verdict, self.state.arrays, self.plan.evaluation, warmup)
-
     def _is_over(self, number: int) -> bool:
         training = self.plan.training
         ran = self.completed >= training.rounds or number >= training.horizon
-        return ran or self.standing.is_over(self.plan.evaluation)
-
-    def _conclude(self, number: int) -> None:
-        """Tell of a stop before time; put the best round's adapter in place where the plan keeps it."""
-        best, training = self.standing.best, self.plan.training
-        if best is None:  # nothing was judged: the last round stays
-            return
-        score = scored_as(task_of(self.plan.task).score_name, best.accuracy)
-        told: Event = {"best": best.round, **score, "metric": self.plan.evaluation.metric}
-        if self.completed < training.rounds and self.standing.is_over(self.plan.evaluation):
-            waited = self.standing.waited
-            self._on_event({"event": "stopped_early", "round": number, "judgements": waited, **told})
-        if self.plan.evaluation.keep == "best" and self.standing.arrays is not None:
-            self.state = State(dict(self.standing.arrays))
-            self._on_event({"event": "kept", **told})
-
-    def _judge(self, number: int) -> tuple[dict[str, object] | None, str | None]:
-        """Public metrics, or why there are none where there might be."""
-        if self._evaluate is None:
-            return None, None
-        try:
-            public = self._evaluate(self.state.arrays).to_json()
-        except NotJudgedError as error:
-            self._on_event({"event": "warning", "text": f"not judged on public text: {error}"})
-            return None, str(error)
-        if number == 0:
-            self._on_event({"event": "initial", "public": public})
-        return public, None
+        return ran or self.judge.is_over

@@ -72,6 +72,7 @@ def run_demo(folder: Path | None, on_event: Listener, tell: Callable[[str], None
     federation = load_federation(federation_file)
     environment = os.environ | {"XDG_STATE_HOME": str(folder / "state"), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     run, statements = "", {}
+    tell("Starting the server and three clients: each loads its libraries and the base first, up to a minute …")
     with contextlib.ExitStack() as stack:
         events: queue.Queue[tuple[str, dict[str, Any] | None]] = queue.Queue()
         command = [sys.executable, "-m", "privet.common.cli"]
@@ -110,8 +111,8 @@ def run_demo(folder: Path | None, on_event: Listener, tell: Callable[[str], None
         if failed:
             raise RunError(f"{', '.join(failed)} ended with an error.", where=str(folder), mend="read the .log files.")
     together = _accuracy(Path(run), federation.plan)
-    tell("Comparing: each hospital alone at the same ε, and all of them without privacy …")
-    alone, ceiling = _compare(federation)
+    tell("Comparing, by simulation in this process: loading data and base …")
+    alone, ceiling = _compare(federation, tell)
     return Outcome(folder, Path(run), together, alone, ceiling, statements, time.monotonic() - started)
 
 
@@ -215,7 +216,7 @@ def _accuracy(run: Path, plan: Plan) -> float:
     return score_of(kept["public"]) or 0.0 if kept and kept["public"] else math.nan
 
 
-def _compare(federation: Federation) -> tuple[dict[str, float], float]:
+def _compare(federation: Federation, tell: Callable[[str], None]) -> tuple[dict[str, float], float]:
     """Public accuracy of each hospital alone at the same ε, and of all together without privacy."""
     from privet.common.config import SimulationSpec
     from privet.simulations.data import generated
@@ -227,5 +228,9 @@ def _compare(federation: Federation) -> tuple[dict[str, float], float]:
     single = plan.model_copy(update={"cohort": plan.cohort.model_copy(update={"min_sites": 1})})
     simulator = Simulator(single, data)
     sites = simulator.prepare(data.sites(spec.partition, plan.task, num_sites=0, seed=0))
-    alone = {name: simulator.run(sites.only(name), epsilon=EPSILON, spec=spec).accuracy for name in sites.names}
+    alone = {}
+    for name in sites.names:
+        tell(f"  {name} alone at ε {EPSILON:g} …")
+        alone[name] = simulator.run(sites.only(name), epsilon=EPSILON, spec=spec).accuracy
+    tell("  all of them together without privacy …")
     return alone, simulator.run(sites, epsilon=float("inf"), spec=spec).accuracy

@@ -16,7 +16,7 @@ from privet.simulations.engines import EngineName, open_engine
 from privet.simulations.engines.work import Device
 from privet.simulations.inputs import PlanLike, resolve, start_of
 from privet.simulations.result import Simulation
-from privet.simulations.resume import Begun, check_begun
+from privet.simulations.resume import Begun, check_begun, read_begun
 from privet.simulations.simulator import Simulator
 
 if TYPE_CHECKING:
@@ -53,14 +53,15 @@ def simulate(
     plan: a Plan; a Federation, whose [simulation] table is then the default of `spec`; or the path of federation.toml.
     data: a DataFrame or a file with columns `text`, `label` and `unit` ("record": each row is one), or SimulationData;
     None reads what `spec` says, or generates text. epsilon: of each site, one number or several given out in turn; inf
-    is no privacy. seed, partition, text, label, unit: set these keys of `spec`. baselines: compare with every site
-    alone (a number: with so many of them) and with all data pooled. runs: where to write a run folder; folder: its own
-    path instead; None and None write nothing. engine: worker processes of this machine, or Ray actors, of the cluster
-    at `ray_address` where one is given. workers: how many; None is one for each core, 0 computes in this process, which
-    starts at once and is right for a few sites. device: None is what `spec` says. No result depends on who computes,
-    but for the last digits. resume: the run folder of a simulation that was stopped, to go on with; all else as it was
-    then. The result is that of an undisturbed run. init: the run folder, or its adapter/, that `method.init` is the
-    digest of; init_labels: each new label's earlier one, "" for none; else as a Federation's [server] table says.
+    is no privacy. sites: 0 with the partition `column:NAME` is as many as there are values. seed, partition, text,
+    label, unit: set these keys of `spec`. baselines: compare with every site alone (a number: with so many of them) and
+    with all data pooled. runs: where to write a run folder; folder: its own path instead; None and None write nothing.
+    engine: worker processes of this machine, or Ray actors, of the cluster at `ray_address` where one is given.
+    workers: how many; None is one for each core, 0 computes in this process, which starts at once and is right for a
+    few sites. device: None is what `spec` says. No result depends on who computes, but for the last digits. resume: the
+    run folder of a simulation that was stopped, to go on with; all else as it was then. The result is that of an
+    undisturbed run. init: the run folder, or its adapter/, that `method.init` is the digest of; init_labels: each new
+    label's earlier one, "" for none; else as a Federation's [server] table says.
     Raises: ConfigError, DataError, ModelError; RunError where too few sites can take part, or a worker ends.
     """
     if device is not None and device not in get_args(Device):
@@ -71,7 +72,7 @@ def simulate(
     with open_engine(engine, workers, ray_address) as chosen:  # its workers load while the data is read
         plan, data, spec = resolve(plan, data, spec, partition=partition, seed=seed, text=text, label=label, unit=unit)
         if resume is not None:
-            check_begun(resume, plan, Begun.of(plan, sites, epsilon, spec))
+            check_begun(resume, plan, Begun.of(plan, sites or read_begun(resume).sites, epsilon, spec))
         if device is not None:
             spec = spec.model_copy(update={"device": device})
         records = data.sites(spec.partition, plan.task, num_sites=sites, seed=spec.seed)

@@ -103,7 +103,9 @@ def client(site_file: SiteFile, as_json: AsJson = False, assignments: Set = None
 
 def simulate(
     federation_file: FederationFile,
-    sites: Annotated[int | None, typer.Option("--sites", min=1, help="How many virtual sites.")] = None,
+    sites: Annotated[
+        int | None, typer.Option("--sites", min=1, help="How many virtual sites; not needed with column:NAME.")
+    ] = None,
     data: Annotated[Path | None, typer.Option("--data", help="A CSV, TSV, JSON lines or Parquet file.")] = None,
     partition: Annotated[
         str | None, typer.Option("--partition", help="iid, dirichlet:ALPHA or column:NAME.", show_default="iid")
@@ -173,7 +175,7 @@ def simulate(
 
             raise ConfigError("one run goes on, not several.", where="--repeat", mend="resume each of them by itself.")
     federation = load_federation(federation_file, given)
-    sites = sites or (begun.sites if begun else _sites())
+    sites = sites or (begun.sites if begun else sites_of(federation))
     budgets = list(begun.epsilon) if begun and epsilon is None else budgets_of(epsilon or "8")
     if not as_json:
         print("Reading the texts and starting the workers …", file=sys.stderr, flush=True)
@@ -199,9 +201,15 @@ def simulate(
     told(as_json)
 
 
-def _sites() -> int:
+def sites_of(federation: "Federation") -> int:
+    """How many sites where the command does not say: 0, as many as there are values, where a column makes them.
+
+    Raises: ConfigError for another partition.
+    """
     from privet.common.errors import ConfigError
 
+    if federation.simulation.partition.startswith("column:"):
+        return 0
     raise ConfigError("how many virtual sites?", where="--sites", mend="give a number, as --sites 10.")
 
 

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 def sweep(
     federation_file: FederationFile,
-    sites: Annotated[int, typer.Option("--sites", min=1, help="How many virtual sites.")],
+    sites: Annotated[
+        int | None, typer.Option("--sites", min=1, help="How many virtual sites; not needed with column:NAME.")
+    ] = None,
     grid: Annotated[
         list[str] | None, typer.Option("--grid", metavar="KEY=V,V", help="Values of a key of the plan; repeatable.")
     ] = None,
@@ -60,7 +62,7 @@ def sweep(
     import sys
 
     from privet.common.cli.output import emit
-    from privet.common.cli.run import budgets_of, stopped_by_signal
+    from privet.common.cli.run import budgets_of, sites_of, stopped_by_signal
     from privet.common.config import load_federation
     from privet.common.errors import RunError
 
@@ -79,7 +81,7 @@ def sweep(
             random=random,
             repeat=repeat,
             seed=seed,
-            sites=sites,
+            sites=sites or sites_of(federation),
             epsilon=budgets_of(epsilon),
             metric=metric,
             runs=federation.server.runs,

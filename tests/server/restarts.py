@@ -186,7 +186,7 @@ def outcome(strategy: PrivetStrategy, sites: Sequence[Keeper]) -> dict[str, Any]
     return {
         "arrays": digest(strategy.state.arrays),
         "completed": strategy.completed,
-        "standing": (strategy.standing.best, strategy.standing.improved, strategy.standing.waited),
+        "standing": (strategy.judge.standing.best, strategy.judge.standing.improved, strategy.judge.standing.waited),
         "history": [{key: value for key, value in row.items() if key != "seconds"} for row in strategy.history],
         "statements": strategy.roster.statements,
         "ledgers": [{key: sha for key, (sha, _) in site.ledger.items()} for site in sites],

@@ -186,7 +186,7 @@ def test_a_run_that_goes_on_from_a_checkpoint_ends_as_the_whole_one(
 
     def start(public: list[float]) -> Scene:
         fresh = _by_sites(monkeypatch, right, 1.0, keep="best", patience=2, metric=metric)
-        fresh.strategy._evaluate = _judge_by(public)
+        fresh.strategy.judge._evaluate = _judge_by(public)
         return fresh
 
     whole = start(values).run()
@@ -195,7 +195,7 @@ def test_a_run_that_goes_on_from_a_checkpoint_ends_as_the_whole_one(
     loaded = load_checkpoint(save_checkpoint(kept, tmp_path))
     again = start(values[cut + 1 :])
     again.strategy.state, again.strategy.completed = loaded.state, loaded.completed
-    again.strategy.standing = loaded.standing
+    again.strategy.judge.standing = loaded.standing
     again.strategy._sampler.bit_generator.state = loaded.sampler
     nothing: Any = None
     number = cut
@@ -205,10 +205,10 @@ def test_a_run_that_goes_on_from_a_checkpoint_ends_as_the_whole_one(
         again.strategy.aggregate_train(number, again.grid.send_and_receive(messages))
         messages = list(again.strategy.configure_evaluate(number, nothing, nothing, again.grid))
         again.strategy.aggregate_evaluate(number, again.grid.send_and_receive(messages))
-    again.strategy._conclude(number)
+    again.strategy.state = State(dict(again.strategy.judge.conclude(number, again.strategy.completed) or {}))
     assert number == 4
     assert digest(again.strategy.state.arrays) == digest(whole.strategy.state.arrays)
-    assert again.strategy.standing.best == whole.strategy.standing.best
+    assert again.strategy.judge.standing.best == whole.strategy.judge.standing.best
 
 
 def test_a_checkpoint_holds_the_standing(tmp_path: Path) -> None:

@@ -354,7 +354,7 @@ def test_a_site_with_hopeless_noise_silences_nobody(monkeypatch: pytest.MonkeyPa
     assert row["evaluation"]["answered"] == ["north", "south", "west"]
     assert row["sites"] == noised_metrics("accuracy", np.array([160.0, 40.0]), 18.0, ("p", "q", "r")).to_json()
     assert ran.strategy.completed == 4  # no gain: patience ends it
-    assert ran.strategy.standing.best is not None
+    assert ran.strategy.judge.standing.best is not None
 
 
 def test_of_sites_that_are_all_hopeless_one_is_left() -> None:

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from privet.common.adapter import digest
-from privet.common.config import Plan, SimulationSpec
+from privet.common.cli.run import sites_of
+from privet.common.config import Plan, SimulationSpec, load_federation
 from privet.common.errors import ConfigError, RunError
 from privet.common.live import Event
 from privet.server.checkpoint import Checkpoint, load_checkpoint
@@ -156,6 +157,16 @@ def test_it_is_stopped_time_and_again_and_a_damaged_checkpoint_is_passed_over(
     assert any("not a readable checkpoint" in str(event.get("text")) for event in warned)
 
 
+def test_as_many_sites_as_a_column_has_values(
+    run: Callable[..., Simulation], data: SimulationData, tmp_path: Path
+) -> None:
+    by_column = partial(run, sites=0, spec=SPEC.model_copy(update={"partition": "column:site"}))
+    assert len(set(data.columns["site"])) == 3
+    whole = by_column()
+    _same(whole, by_column(sites=3))
+    _same(by_column(resume=_stopped(by_column, tmp_path / "runs")), whole)
+
+
 def test_a_full_disk_ends_a_simulation_with_the_command_that_goes_on(
     run: Callable[..., Simulation], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -266,6 +277,12 @@ def file(plan: Plan, tmp_path: Path) -> Path:
     tables = '\n[server]\nruns = "runs"\n\n[simulation]\ndropout = 0.2\nstraggler = 0.2\nseed = 5\n'
     path.write_text(plan_toml(plan) + tables, encoding="utf-8")
     return path
+
+
+def test_only_a_column_says_how_many_sites_there_are(file: Path) -> None:
+    assert sites_of(load_federation(file, ['simulation.partition="column:site"'])) == 0
+    with pytest.raises(ConfigError, match="--sites"):
+        sites_of(load_federation(file))
 
 
 def _start(file: Path, *flags: str) -> "subprocess.Popen[str]":
