@@ -1,11 +1,13 @@
 """One worker process for each core of this machine, one thread each.
 
-Workers are new processes, never forks: nothing of the parent's threads or of a GPU's state gets into them, and a
-script or notebook needs no `if __name__ == "__main__"`. They hold the store through an inherited descriptor, hang on a
-pipe whose other end only the parent has, and sit in sessions of their own, so that Ctrl-C reaches the parent alone.
+Workers are forks of a new process that has imported the libraries and done nothing else (`nursery.py`), never of this
+one: nothing of its threads or of a GPU's state gets into them, and a script or notebook needs no
+`if __name__ == "__main__"`. They hold the store through an inherited descriptor, hang on a pipe whose other end only
+this process has, and sit in a session of their own, so that Ctrl-C reaches this process alone.
 """
 
 import contextlib
+import itertools
 import os
 import signal
 import socket
@@ -14,6 +16,7 @@ import sys
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from typing import Any, Self
 
@@ -25,6 +28,9 @@ from privet.simulations.engines.engine import Built, Item, Job, Numbers, Result,
 from privet.simulations.engines.store import SharedFile, Store
 from privet.simulations.engines.work import Recipe, Run
 
+LOAD = ("privet.client.trainer", "privet.simulations.engines.fused")  # torch, and no more of the libraries
+_MAIN = __name__.replace(".local", ".nursery")
+_PATIENCE = 5.0  # seconds, for what takes none
 _AHEAD = 2  # messages that a worker has at once: it never waits for the parent
 SETTINGS = {
     **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS"), "1"),
@@ -36,27 +42,62 @@ SETTINGS = {
 }
 
 
-class _Worker:
-    """One process and the parent's end of its socket."""
+class _Nursery:
+    """The process that the workers come from, and what it tells of them."""
 
-    def __init__(self, number: int, store: int, lifeline: int) -> None:
-        ours, theirs = socket.socketpair()
-        self.number = number
-        self.pending: deque[int] = deque()  # of the job under way: indices of what it has
-        self.is_building = False
-        self.log = tempfile.TemporaryFile(prefix="privet-")  # noqa: SIM115 (closed with the worker)
+    def __init__(self, sockets: Sequence[int], store: int, lifeline: int, load: Sequence[str]) -> None:
+        self._log = tempfile.TemporaryFile(prefix="privet-")  # noqa: SIM115 (closed with the nursery)
+        self._report, theirs = Pipe(duplex=False)
+        self._codes: dict[int, int] = {}
+        given = (store, lifeline, theirs.fileno())
         with theirs:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", __name__.replace(".local", ".worker")]
-                + [str(fd) for fd in (theirs.fileno(), store, lifeline)],
-                pass_fds=(theirs.fileno(), store, lifeline),
+                [sys.executable, "-m", _MAIN, *map(str, given), ",".join(load), *map(str, sockets)],
+                pass_fds=(*given, *sockets),
                 env=os.environ | SETTINGS | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                stderr=self.log,
+                stderr=self._log,
                 start_new_session=True,
             )
-        self.connection = Connection(ours.detach())
+
+    def code_of(self, number: int) -> int:
+        """How a worker ended whose socket is closed; where the nursery itself did, how that ended."""
+        with contextlib.suppress(EOFError, OSError):
+            while number not in self._codes and self._report.poll(_PATIENCE):
+                ended, code = self._report.recv()
+                self._codes[ended] = code
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self._codes[number] if number in self._codes else self.process.wait(_PATIENCE)
+        return 0
+
+    def last_words(self) -> list[str]:
+        """The last line that it or a worker wrote, if any did."""
+        self._log.seek(0)
+        return self._log.read().decode(errors="replace").strip().splitlines()[-1:]
+
+    def close(self) -> None:
+        """The workers have nothing to lose: what they computed and did not send is of no use.
+
+        Called when the lifeline is closed: the nursery kills and reaps them; where it hangs, its whole session goes.
+        """
+        try:
+            self.process.wait(_PATIENCE)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+        self._report.close()
+        self._log.close()
+
+
+class _Worker:
+    """One process and the parent's end of its socket."""
+
+    def __init__(self, number: int, descriptor: int, nursery: _Nursery) -> None:
+        self.number, self.nursery = number, nursery
+        self.pending: deque[int] = deque()  # of the job under way: indices of what it has
+        self.is_building = False
+        self.connection = Connection(descriptor)
 
     def take(self, found: tuple[int, tuple[Any, ...]] | None) -> None:
         """One more message of those that are handed out, if there is one."""
@@ -87,46 +128,38 @@ class _Worker:
         return given[0]
 
     def _ended(self) -> RunError:
-        try:
-            code = self.process.wait(5)
-        except subprocess.TimeoutExpired:
-            code = 0
+        code = self.nursery.code_of(self.number)
         how = signal.Signals(-code).name if code < 0 else f"code {code}"
-        self.log.seek(0)
-        last = self.log.read().decode(errors="replace").strip().splitlines()[-1:]
         mend = "see what it said last."
         if code == -signal.SIGKILL:
             mend = "if the system ran out of memory, give fewer --workers or a smaller cohort."
-        return RunError(": ".join([f"worker process {self.number} ended ({how})", *last]) + ".", mend=mend)
-
-    def close(self) -> None:
-        """It has nothing to lose: what it computed and did not send is of no use."""
-        with contextlib.suppress(ProcessLookupError):
-            self.process.kill()
-        self.process.wait()
-        self.connection.close()
-        self.log.close()
+        words = self.nursery.last_words()
+        return RunError(": ".join([f"worker process {self.number} ended ({how})", *words]) + ".", mend=mend)
 
 
 class LocalEngine:
     """See the module. num_workers: None is one for each core that this process may use."""
 
-    def __init__(self, num_workers: int | None = None, load: Sequence[str] = ("torch",)) -> None:
-        """load: modules that workers import while the parent still reads the data."""
+    def __init__(self, num_workers: int | None = None, load: Sequence[str] = LOAD) -> None:
+        """load: modules that are imported while this process still reads the data."""
         self.num_workers = num_workers or num_cores()
         self._workers: list[_Worker] = []
+        self._nursery: _Nursery | None = None
         self._built: Built | None = None
         self._shared = SharedFile()
         lifeline, self._lifeline = os.pipe()
+        pairs = [socket.socketpair() for _ in range(self.num_workers)]
         try:
-            for number in range(self.num_workers):
-                self._workers.append(_Worker(number + 1, self._shared.fd, lifeline))
-            self._tell("load", tuple(load))
+            self._nursery = _Nursery([theirs.fileno() for _, theirs in pairs], self._shared.fd, lifeline, load)
+            for number, (ours, _) in enumerate(pairs, start=1):
+                self._workers.append(_Worker(number, ours.detach(), self._nursery))
         except BaseException:
             self.close()
             raise
         finally:
             os.close(lifeline)
+            for each in itertools.chain(*pairs):
+                each.close()
 
     @property
     def words(self) -> str:
@@ -161,12 +194,15 @@ class LocalEngine:
         return [results[index] for index in range(len(items))]
 
     def close(self) -> None:
-        while self._workers:
-            self._workers.pop().close()
-        self._shared.close()
         if self._lifeline >= 0:
             os.close(self._lifeline)
         self._lifeline = -1
+        while self._workers:
+            self._workers.pop().connection.close()
+        if self._nursery is not None:
+            self._nursery.close()
+        self._nursery = None
+        self._shared.close()
 
     def __enter__(self) -> Self:
         return self

@@ -1,14 +1,10 @@
-"""What runs in a worker process: `python -m privet.simulations.engines.worker SOCKET STORE LIFELINE` (descriptors).
+"""What runs in a worker process.
 
 It answers its parent's messages one after the other and ends when the parent is gone, however that went.
 """
 
-import importlib
 import os
 import pickle
-import socket
-import sys
-import threading
 import traceback
 from multiprocessing.connection import Connection
 from typing import Any
@@ -32,10 +28,6 @@ class Server:
 
     def answer(self, kind: str, *given: Any) -> Any:
         """The reply to one message; None where none is sent."""
-        if kind == "load":
-            for name in given[0]:
-                importlib.import_module(name)
-            return None
         if kind == "call":
             function, item = given
             return function(item)
@@ -95,18 +87,8 @@ def _carried(error: Exception) -> PrivetError:
     return told
 
 
-def _end_with(lifeline: int) -> None:
-    """Block until the parent's end of a pipe is closed: by it, or by the system after its death."""
+def end_with(lifeline: int) -> None:
+    """Block until the parent's end of a pipe is closed: by it, or by the system after its death; then end."""
     while os.read(lifeline, 1):
         pass
     os._exit(1)
-
-
-def main() -> None:
-    descriptor, store, lifeline = map(int, sys.argv[1:4])
-    threading.Thread(target=_end_with, args=(lifeline,), daemon=True).start()
-    serve(Connection(socket.socket(fileno=descriptor).detach()), store)
-
-
-if __name__ == "__main__":
-    main()

@@ -3,8 +3,11 @@
 Each entry is imported in a process of its own, as it is in life.
 """
 
+import os
 import subprocess
 import sys
+
+from privet.simulations.engines.local import LOAD, SETTINGS
 
 LIBRARIES = frozenset({"torch", "transformers", "peft", "opacus", "sklearn", "datasets", "flwr_datasets"})
 # scipy and dp_accounting are imported when the first noise is calibrated, and not before.
@@ -66,3 +69,12 @@ def test_a_worker_imports_torch_and_no_more_of_the_libraries() -> None:
     found = imported(WORKER)
     assert "torch" in found
     assert not found & LIBRARIES - {"torch"}
+
+
+def test_what_is_forked_has_one_thread() -> None:
+    """A lock that another thread holds at a fork is held for ever in the child."""
+    code = f"import os, {', '.join(LOAD)}; print(len(os.listdir('/proc/self/task')))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ | SETTINGS
+    )
+    assert int(done.stdout) == 1

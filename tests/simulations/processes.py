@@ -4,6 +4,8 @@ import os
 import time
 from pathlib import Path
 
+from privet.simulations.bench.tree import members
+
 
 def is_alive(pid: int) -> bool:
     try:
@@ -11,6 +13,11 @@ def is_alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except OSError:
         return False
+
+
+def descendants(pid: int) -> list[int]:
+    """Its children, and theirs."""
+    return [each for each in members(pid) if each != pid]
 
 
 def gone(pids: list[int], seconds: float = 20.0) -> bool:

@@ -18,7 +18,7 @@ from privet.simulations.engines.engine import Engine, InProcess, Job, Shard
 from privet.simulations.engines.local import LocalEngine
 from privet.simulations.engines.work import Make
 from tests.simulations import works
-from tests.simulations.processes import gone, is_alive
+from tests.simulations.processes import descendants, gone, is_alive
 
 START = np.linspace(0, 1, 15, dtype=np.float32)
 SHARDS = [Shard([site, site + 1]) for site in range(0, 20, 2)]
@@ -37,7 +37,14 @@ def _all(engine: Engine, job: Job, shards: list[Shard]) -> Floats:
 
 
 def _pids(engine: LocalEngine) -> list[int]:
-    return [worker.process.pid for worker in engine._workers]
+    """Of the process that workers come from, and of theirs."""
+    assert engine._nursery is not None
+    nursery = engine._nursery.process.pid
+    found = descendants(nursery)
+    while len(found) < engine.num_workers:  # it imports before it forks
+        time.sleep(0.05)
+        found = descendants(nursery)
+    return [nursery, *found]
 
 
 def test_workers_give_what_this_process_gives(engine: LocalEngine) -> None:
@@ -110,7 +117,7 @@ def test_an_interrupt_leaves_no_worker() -> None:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous)
-    assert len(pids) == 2
+    assert len(pids) == 3
     assert gone(pids, 0)
 
 
@@ -127,11 +134,37 @@ list(engine.map(Job("train", 1, START), [Shard([works.BAD])] * 2))
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
         pids = [int(pid) for pid in parent.stdout.readline().split()]
-        assert len(pids) == 2
+        assert len(pids) == 3
         time.sleep(1)  # until both are at the site that never ends
         assert all(map(is_alive, pids))
         parent.kill()
     assert gone(pids)
+
+
+def test_a_nursery_that_dies_takes_no_result_with_it_and_leaves_nobody() -> None:
+    """As when the system runs out of memory: what it would have told is not known, and is not waited for."""
+    engine = _started(works.killed)
+    with engine:
+        pids = _pids(engine)
+        os.kill(pids[0], signal.SIGKILL)
+        assert gone(pids[:1])
+        with pytest.raises(RunError, match="ended"):
+            list(engine.map(Job("train", 1, START), SHARDS))
+    assert gone(pids)
+
+
+def test_what_a_nursery_cannot_import_is_told() -> None:
+    with LocalEngine(2, load=("privet.no_such_module",)) as engine:
+        engine.start(works.recipe(works.small), works.store())
+        with pytest.raises(RunError, match="no_such_module"):
+            engine.built()
+
+
+def test_a_stopped_worker_does_not_outlive_the_engine() -> None:
+    with _started(works.small) as engine:
+        pids = _pids(engine)
+        os.kill(pids[-1], signal.SIGSTOP)
+    assert gone(pids, 0)
 
 
 def test_what_cannot_be_opened_is_told() -> None:
