@@ -80,7 +80,9 @@ class _Nursery:
         """The workers have nothing to lose: what they computed and did not send is of no use.
 
         Called when the lifeline is closed: the nursery kills and reaps them; where it hangs, its whole session goes.
+        One that still imports ends by the signal.
         """
+        self.process.terminate()
         try:
             self.process.wait(_PATIENCE)
         except subprocess.TimeoutExpired:

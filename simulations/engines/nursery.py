@@ -27,6 +27,7 @@ def fork(sockets: Sequence[int], store: int, lifeline: int, report: int) -> dict
     for number, descriptor in enumerate(sockets, start=1):
         pid = os.fork()
         if pid == 0:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
             os.close(report)
             for other in sockets[number:]:  # those before are closed already
                 os.close(other)
@@ -73,6 +74,7 @@ def main() -> None:
     store, lifeline, report = map(int, sys.argv[1:4])
     for name in filter(None, sys.argv[4].split(",")):
         importlib.import_module(name)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # until here it ends at once; from now on in order, by the lifeline
     gc.freeze()  # a collection in a worker would write to what all of them share, and so copy it
     wait(fork([int(fd) for fd in sys.argv[5:]], store, lifeline, report), Connection(report, readable=False), lifeline)
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -158,6 +159,18 @@ def test_what_a_nursery_cannot_import_is_told() -> None:
         engine.start(works.recipe(works.small), works.store())
         with pytest.raises(RunError, match="no_such_module"):
             engine.built()
+
+
+def test_nobody_waits_for_an_import_that_is_not_needed_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "imports_for_ever.py").write_text("import time\ntime.sleep(3600)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("privet.simulations.engines.local._PATIENCE", 3600)
+    with LocalEngine(2, load=("imports_for_ever",)) as engine:
+        assert engine._nursery is not None
+        pid = engine._nursery.process.pid
+    assert gone([pid], 0)
 
 
 def test_a_stopped_worker_does_not_outlive_the_engine() -> None:
