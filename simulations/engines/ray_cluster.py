@@ -27,10 +27,12 @@ def join(ray: Any, address: str) -> None:
     with where, _short_waits():
         try:
             ray.init(address=f"{host}:{port}", log_to_driver=False, logging_level="error")
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (ConnectionError, RuntimeError, ValueError, ray.exceptions.AuthenticationError) as error:
             ray.shutdown()
             if wants_token and isinstance(error, ConnectionError):
                 raise _token_refused("it does not take the token of this machine.") from None
+            if isinstance(error, ray.exceptions.AuthenticationError):  # a busy head was asked, and did not say so
+                raise _token_refused("this machine has none, or another.") from None
             raise _refusal(error, address) from None
 
 

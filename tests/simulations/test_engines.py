@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import pytest
 
 from privet.common.adapter import Floats
 from privet.common.errors import ConfigError, ModelError, RunError
-from privet.simulations.engines import open_engine
+from privet.simulations.engines import open_engine, ray_cluster
 from privet.simulations.engines.engine import Engine, InProcess, Job, Shard
 from privet.simulations.engines.local import LocalEngine
 from privet.simulations.engines.work import Make
@@ -199,6 +200,23 @@ def test_without_ray_the_mend_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="not installed") as caught:
         open_engine("ray")
     assert "privet[ray]" in caught.value.mend
+
+
+def test_a_cluster_that_wants_a_token_late_is_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    class RefusedError(Exception):
+        pass
+
+    class Ray:
+        exceptions = SimpleNamespace(AuthenticationError=RefusedError)
+        shutdown = staticmethod(lambda: None)
+
+        @staticmethod
+        def init(**_: Any) -> None:
+            raise RefusedError("no authentication token was found")
+
+    monkeypatch.setattr(ray_cluster, "_ask", lambda _host, _port: False)
+    with pytest.raises(ConfigError, match="without its token"):
+        ray_cluster.join(Ray, "192.0.2.7:6379")
 
 
 @pytest.mark.slow
